@@ -1,0 +1,150 @@
+"""What analysis finds: a `Program` of components, each with its class, events and possible form.
+
+The recurrence inside a program is in *normal form*: `Grad` is expanded, and every value that looks
+at an affine state does so through the result of an event (a read or a probe), never through a sum
+that holds the state.  All `Ref`s point into `Program.recurrence.values`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from scandsl.ir.nodes import Dims, Recurrence, Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Decay:
+    """`S ← factor ∘ S`.  `log` is a value equal to the logarithm of the factor, if one is proved.
+
+    `log` is `None` where the factor may be negative or zero, so that no logarithm exists.
+    """
+
+    state: str
+    factor: Ref
+    log: Ref | None
+    dims: Dims
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """`u = Σ_over w ∘ S` at this moment, whose result goes back into the state by an `Update`."""
+
+    state: str
+    w: Ref
+    over: Dims
+    result: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """`S ← S + p ∘ u`, with `u` a function of the result of an earlier probe of the same step.
+
+    Linear: `u` is the probe's result itself, all factors are in `p` (or in `x`, on its own side).
+    """
+
+    state: str
+    p: Ref
+    probe: Ref
+    strength: Ref | None  # factor with the dimensions of the probe's result, e.g. beta[V]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """`S ← S + b ∘ x` with `b` over the contracted dimensions and `x` over the free ones.
+
+    For a state without contracted dimension `b` is `None`.  When the term is no product of this
+    kind, `b` is `None` and `x` has all dimensions of the state.
+    """
+
+    state: str
+    b: Ref | None
+    x: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """`r = Σ_over q ∘ S` at this moment, used by outputs or by other components.
+
+    `q` is `None` and `over` empty when the whole state is read.  `result` is the value that the rest
+    of the step uses.
+    """
+
+    state: str
+    q: Ref | None
+    over: Dims
+    result: Ref
+
+
+Event: TypeAlias = Decay | Probe | Update | Write | Read
+
+
+class Transition(Enum):
+    """Structure of the map that takes the old state of a component to the new one."""
+
+    NONE = "none (cumulative sum)"
+    SCALAR_CONSTANT = "constant scalar"
+    SCALAR = "time-varying scalar"
+    KEY = "vector along the contracted dimension"
+    VALUE = "vector along the free dimension"
+    BOTH = "vectors along both dimensions"
+    ELEMENTWISE = "elementwise over the whole state"
+    LOW_RANK = "decay plus low-rank updates"
+    ROTATION = "rotation (complex)"
+    DENSE_CONSTANT = "constant dense matrix"
+    DENSE_SCALED = "time-scaled constant matrix"
+    DENSE = "dense matrix per token"
+    SHIFT = "shift (nilpotent)"
+    BLOCK = "block of several states"
+    MAX_PLUS = "affine in (max, +)"
+    LOG_SUM_EXP = "affine in (log-sum-exp)"
+    BLOCKWISE = "constant within mini-batches"
+    NONLINEAR = "nonlinear"
+
+
+class Form(Enum):
+    """How a component is carried out."""
+
+    CHUNK = "chunk"
+    SCAN = "scan"
+    CONVOLUTION = "convolution"
+    BLOCKS = "blocks"
+    SEQUENTIAL = "sequential"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A form that was considered and not taken: why, and the value that is the reason."""
+
+    form: Form
+    reason: str
+    culprit: Ref | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A strongly connected set of states, with what was proved about it.
+
+    `contracted` and `free` are the roles of the state's dimensions, found from its reads, probes and
+    writes.  `events` holds those of one step in order.  `merged` lists pairs of values proved to be
+    collinear along the contracted dimension.
+    """
+
+    states: tuple[str, ...]
+    transition: Transition
+    events: tuple[Event, ...]
+    contracted: Dims
+    free: Dims
+    merged: tuple[tuple[Ref, Ref], ...]
+    form: Form
+    reason: str
+    refused: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The whole recurrence, its components in topological order."""
+
+    recurrence: Recurrence
+    components: tuple[Component, ...]
