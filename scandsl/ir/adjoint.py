@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import assert_never
+
+from typing_extensions import assert_never
 
 from scandsl.diagnostics import InternalError
 from scandsl.ir.builder import Builder

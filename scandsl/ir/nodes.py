@@ -466,8 +466,8 @@ def memories(recurrence: Recurrence) -> tuple[Memory, ...]:
         match value.op:
             case Lag(x, n):
                 depth[x, None] = max(n, depth.get((x, None), 0))
-            case LagState(state, n):
-                depth[None, state] = max(n, depth.get((None, state), 0))
+            case LagState(followed, n):
+                depth[None, followed] = max(n, depth.get((None, followed), 0))
     taken = {*recurrence.arguments, *(s.name for s in recurrence.states)}
     taken |= {s.name for s in recurrence.scalars} | {o.name for o in recurrence.outputs}
     out: list[Memory] = []
