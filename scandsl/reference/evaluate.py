@@ -1,8 +1,8 @@
 """One value of a step, from the values before it.
 
-In: a `Moment` (what the step can see: sizes, params, inputs, states, memories) and the values of the
-step computed so far.  Out: the tensor of one more value, `[B, H, *Value.dims]`.  Every kind is held
-that way, bools (`torch.bool`) and integers (`int64`) too.
+In: a `Moment` (what the step can see: sizes, params, inputs, states, memories) and the values of
+the step computed so far.  Out: the tensor of one more value, `[B, H, *Value.dims]`.  Every kind is
+held that way, bools (`torch.bool`) and integers (`int64`) too.
 
 Nothing is simplified, reordered or shared between steps.
 """
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from typing_extensions import assert_never
 
 from scandsl.diagnostics import InternalError
 from scandsl.ir.nodes import (
@@ -423,8 +424,6 @@ def _derivative(loss: Tensor, copy: Tensor, follow: bool) -> Tensor:
     if not loss.requires_grad:
         return torch.zeros_like(copy, requires_grad=False)
     (found,) = torch.autograd.grad(
-        loss, copy, create_graph=follow, retain_graph=follow, allow_unused=True
+        loss, copy, create_graph=follow, retain_graph=follow, materialize_grads=True
     )
-    if found is None:
-        return torch.zeros_like(copy, requires_grad=False)
     return found

@@ -1,8 +1,8 @@
 """The reference interpreter: the step of a recurrence, carried out literally, one token at a time.
 
-In: a `Recurrence` and the caller's tensors.  Out: its outputs and its final state, differentiable by
-torch's autograd with respect to every tensor given.  It is the judge of all generated code, so it
-is written to be read, and shares nothing with analysis or code generation.
+In: a `Recurrence` and the caller's tensors.  Out: its outputs and its final state, differentiable
+by torch's autograd with respect to every tensor given.  It is the judge of all generated code, so
+it is written to be read, and shares nothing with analysis or code generation.
 
 It does not check the ranges that a spec declares.
 """
@@ -171,7 +171,9 @@ def _sizes(recurrence: Recurrence, given: Mapping[str, Tensor]) -> dict[str, int
         found = given[x.name].shape[given[x.name].ndim - len(x.dims) :]
         for dim, size in zip(x.dims, found, strict=True):
             if sizes.setdefault(base[dim], size) != size:
-                raise ValueError(f"`{x.name}` has {dim} = {size}, elsewhere it is {sizes[base[dim]]}")
+                raise ValueError(
+                    f"`{x.name}` has {dim} = {size}, elsewhere it is {sizes[base[dim]]}"
+                )
     return {d.name: sizes[base[d.name]] for d in recurrence.dims if base[d.name] in sizes}
 
 
@@ -351,9 +353,7 @@ def _values(moment: Moment, order: Sequence[Ref]) -> dict[Ref, Tensor]:
 
 def _advance(setting: Setting, state: _State, values: Mapping[Ref, Tensor]) -> _State:
     recurrence = setting.recurrence
-    states = {
-        s.name: _arranged(setting, values, s.next, s.dims, s.kind) for s in recurrence.states
-    }
+    states = {s.name: _arranged(setting, values, s.next, s.dims, s.kind) for s in recurrence.states}
     past: dict[Ref | str, tuple[Tensor, ...]] = {}
     for m in memories(recurrence):
         if m.state is not None:

@@ -5,8 +5,8 @@ Values are torch's.  Derivatives are torch's too, with one promise beyond: an in
 is exactly zero gives a gradient that is exactly zero, whatever the local derivative is (infinite,
 or NaN because the argument is).  So `where` cuts off the branch that was not taken.
 
-Functions whose derivative in torch is made of masks alone (`maximum`, `clamp`, `where`, `relu`) keep
-the promise by themselves and are not listed here, nor are the linear ones.
+Functions whose derivative in torch is made of masks alone (`maximum`, `clamp`, `where`, `relu`)
+keep the promise by themselves and are not listed here, nor are the linear ones.
 """
 
 from __future__ import annotations
@@ -133,9 +133,7 @@ def remainder(a: Tensor, b: Tensor) -> Tensor:
 
 def logaddexp(a: Tensor, b: Tensor) -> Tensor:
     """`log(exp(a) + exp(b))`; of two −∞ it is −∞, with gradient zero."""
-    return _apply(
-        torch.logaddexp, (lambda a, b: _share(a, b), lambda a, b: _share(b, a)), a, b
-    )
+    return _apply(torch.logaddexp, (lambda a, b: _share(a, b), lambda a, b: _share(b, a)), a, b)
 
 
 def _share(a: Tensor, b: Tensor) -> Tensor:
@@ -177,7 +175,7 @@ def log1p(x: Tensor) -> Tensor:
 
 
 def sqrt(x: Tensor) -> Tensor:
-    """The square root: derivative `1 / (2 sqrt(x))`."""
+    """The square root."""
     return _apply(torch.sqrt, (lambda x: rsqrt(x) / 2,), x)
 
 
@@ -204,12 +202,12 @@ def cos(x: Tensor) -> Tensor:
 
 
 def tanh(x: Tensor) -> Tensor:
-    """The hyperbolic tangent: derivative `1 - tanh(x)²`."""
+    """The hyperbolic tangent."""
     return _apply(torch.tanh, (lambda x: 1 - mul(tanh(x), tanh(x)),), x)
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """`1 / (1 + exp(-x))`: derivative `sigmoid(x) sigmoid(-x)`."""
+    """The logistic function, `1 / (1 + exp(-x))`."""
     return _apply(torch.sigmoid, (lambda x: mul(sigmoid(x), sigmoid(-x)),), x)
 
 
