@@ -1,0 +1,54 @@
+# Every target does its own set-up in .venv; all that is needed is Python 3.10 or later and make.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do \
+    command -v $$p >/dev/null 2>&1 && \
+    $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PYTHONHASHSEED ?= 0
+# Tests run in two processes; more threads in each would only get in each other's way.
+TEST_ENV := OMP_NUM_THREADS=1 PYTHONPATH=
+WORKERS ?= 2
+
+.PHONY: help demo test test-all check fmt clean
+
+help:
+	@echo "make demo      compile, check and train with the examples (about four minutes)"
+	@echo "make test      the tests (sampled sweeps)"
+	@echo "make test-all  the tests with the full sweeps"
+	@echo "make check     ruff, mypy --strict, import ranks, formatting of the examples"
+	@echo "make fmt       format Python and .scan files"
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.10 or later on the PATH" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "make: '$(PYTHON) -m venv' failed; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
+	@echo "Installing into $(VENV) (torch is large: some minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]' || { \
+	  echo "make: the tested versions do not install on this Python; taking the newest that do" >&2; \
+	  $(BIN)/python -m pip install --quiet -e '.[dev]'; }
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/python examples/demo.py
+
+test: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests
+
+test-all: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m '' tests
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/scandsl fmt --check examples
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_ranks.py
+
+fmt: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/scandsl fmt examples
+
+clean:
+	rm -rf $(VENV) build dist demo_out .pytest_cache .mypy_cache .ruff_cache .hypothesis

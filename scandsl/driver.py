@@ -1,0 +1,74 @@
+"""The pipeline: the only place that composes the stages.
+
+In: a source text and options.  Out: a `Compilation`, which keeps every intermediate value.
+Does not read or write files.  Stages are imported when they are needed, so that checking and
+formatting start without sympy and jinja2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from scandsl.diagnostics import Diagnostic, Source
+
+if TYPE_CHECKING:
+    from scandsl.analysis.program import Program
+    from scandsl.ir.nodes import Recurrence
+    from scandsl.syntax.ast import File
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the caller may decide: values of statics, a forced form, a forced chunk length."""
+
+    settings: Mapping[str, int] = field(default_factory=dict)
+    form: str | None = None
+    chunk: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What the front end finds in a file: its syntax, its recurrences, its warnings."""
+
+    source: Source
+    file: File
+    recurrences: tuple[Recurrence, ...]
+    warnings: tuple[Diagnostic, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compilation:
+    """A compiled file: every stage's product, the text of the module last."""
+
+    front: Front
+    programs: tuple[Program, ...]
+    module: str
+
+
+def check(source: Source, settings: Mapping[str, int] | None = None) -> Front:
+    """Parse and check: every error that a user can make is raised here, as `ScanError`."""
+    from scandsl.check import check_file
+    from scandsl.syntax.parse import parse
+
+    file = parse(source)
+    checked = check_file(file, source, settings or {})
+    return Front(source, file, checked.recurrences, checked.warnings)
+
+
+def analyse(source: Source, options: Options) -> tuple[Front, tuple[Program, ...]]:
+    """The front end and the analysis: what `explain` shows."""
+    from scandsl.analysis import analyse as analyse_recurrence
+
+    front = check(source, options.settings)
+    return front, tuple(analyse_recurrence(r) for r in front.recurrences)
+
+
+def compile_source(source: Source, options: Options) -> Compilation:
+    """The whole pipeline, from text to the text of a Python module."""
+    from scandsl.render import render_module
+
+    front, programs = analyse(source, options)
+    module = render_module(programs, source, form=options.form, chunk=options.chunk)
+    return Compilation(front, programs, module)
