@@ -1,0 +1,71 @@
+"""Rebuilding operations on other operands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scandsl.ir.nodes import (
+    Binary,
+    Cast,
+    Clamp,
+    Contract,
+    CumSum,
+    Expand,
+    Grad,
+    Insert,
+    Lag,
+    MakeComplex,
+    Normalize,
+    Op,
+    Reduce,
+    Ref,
+    Rename,
+    Select,
+    Stack,
+    StopGrad,
+    Unary,
+    Where,
+)
+
+
+def with_operands(op: Op, refs: Sequence[Ref]) -> Op:  # noqa: C901 - one line per operation
+    """The same operation on other operands."""
+    match op:
+        case Unary(fn):
+            return Unary(fn, refs[0])
+        case Binary(fn):
+            return Binary(fn, refs[0], refs[1])
+        case Cast():
+            return Cast(refs[0])
+        case Clamp():
+            return Clamp(refs[0], refs[1], refs[2])
+        case Where():
+            return Where(refs[0], refs[1], refs[2])
+        case MakeComplex():
+            return MakeComplex(refs[0], refs[1])
+        case StopGrad():
+            return StopGrad(refs[0])
+        case Contract(_, _, over):
+            return Contract(refs[0], refs[1], over)
+        case Reduce(fn, _, over):
+            return Reduce(fn, refs[0], over)
+        case Normalize(fn, _, over, eps):
+            return Normalize(fn, refs[0], over, eps)
+        case Rename(_, pairs):
+            return Rename(refs[0], pairs)
+        case Select(_, dim, index):
+            return Select(refs[0], dim, index)
+        case Insert(_, dim, index, _):
+            return Insert(refs[0], dim, index, refs[1])
+        case Stack(_, dim):
+            return Stack(tuple(refs), dim)
+        case Expand():
+            return Expand(refs[0])
+        case CumSum(_, dim, reverse, exclusive):
+            return CumSum(refs[0], dim, reverse, exclusive)
+        case Lag(_, n):
+            return Lag(refs[0], n)
+        case Grad():
+            return Grad(refs[0], refs[1])
+        case _:
+            return op

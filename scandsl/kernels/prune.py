@@ -1,0 +1,33 @@
+"""Drops the values that no store and no carry needs, keeping the order of the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from scandsl.ir.nodes import Ref, operands
+from scandsl.ir.rewrite import with_operands
+from scandsl.kernels.program import ChunkProgram
+
+
+def prune(program: ChunkProgram) -> ChunkProgram:
+    """The same program without dead values; refs are renumbered."""
+    needed = [False] * len(program.values)
+    for root in (*program.stores, *program.carries):
+        needed[root.value if hasattr(root, "value") else root.next] = True
+    for ref in range(len(program.values) - 1, -1, -1):
+        if needed[ref]:
+            for operand in operands(program.values[ref].op):
+                needed[operand] = True
+    renumbered: dict[Ref, Ref] = {}
+    values = []
+    for ref, value in enumerate(program.values):
+        if needed[ref]:
+            renumbered[ref] = len(values)
+            refs = [renumbered[r] for r in operands(value.op)]
+            values.append(replace(value, op=with_operands(value.op, refs)))
+    return replace(
+        program,
+        values=tuple(values),
+        carries=tuple(replace(c, next=renumbered[c.next]) for c in program.carries),
+        stores=tuple(replace(s, value=renumbered[s.value]) for s in program.stores),
+    )
