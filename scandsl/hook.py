@@ -28,7 +28,9 @@ class ScanFinder:
             file = Path(entry or ".") / f"{name.rpartition('.')[2]}.scan"
             if file.is_file():
                 generated = str(cached_module(file))
-                return spec_from_file_location(name, generated, loader=SourceFileLoader(name, generated))
+                return spec_from_file_location(
+                    name, generated, loader=SourceFileLoader(name, generated)
+                )
         return None
 
 
