@@ -140,6 +140,9 @@ class Component:
     form: Form
     reason: str
     refused: tuple[Refusal, ...] = ()
+    culprit: Ref | None = None  # the value that `reason` is about
+    invariant: bool = False  # all coefficients of the transition are constant in time
+    memories: tuple[str, ...] = ()  # lags that are part of the recurrence
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,226 @@
+"""The policy: which form each component takes, and why others are refused.
+
+In: what was found about every component.  Out: form, reason and refusals.  All that limits today's
+parallel forms to one family stands here and nowhere else; later families widen it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from scandsl.analysis.linear import looks_at
+from scandsl.analysis.program import (
+    Component,
+    Decay,
+    Event,
+    Form,
+    Probe,
+    Read,
+    Refusal,
+    Transition,
+    Update,
+    Write,
+)
+from scandsl.analysis.show import show
+from scandsl.ir.nodes import Every, Kind, Lag, LagState, Prev, Recurrence, Ref
+
+_SCALAR = (Transition.NONE, Transition.SCALAR_CONSTANT, Transition.SCALAR)
+_SCANS = (
+    Transition.ELEMENTWISE, Transition.ROTATION, Transition.MAX_PLUS, Transition.LOG_SUM_EXP,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a form does not serve."""
+
+    reason: str
+    culprit: Ref | None = None
+
+
+def choose(recurrence: Recurrence, components: Sequence[Component]) -> tuple[Component, ...]:
+    """Give every component its form.
+
+    For now a program is carried out in chunks as a whole or not at all.
+    """
+    faults = [_chunk_fault(recurrence, components, i) for i in range(len(components))]
+    whole = _program_fault(recurrence, components, faults)
+    return tuple(
+        _chosen(component, fault, whole)
+        for component, fault in zip(components, faults, strict=True)
+    )
+
+
+def _chosen(component: Component, fault: Fault | None, whole: Fault | None) -> Component:
+    name = component.transition.value
+    if fault is None and whole is None:
+        reason = f"affine with {_decay_words(component)}: tokens in chunks, by matrix products"
+        return replace(component, form=Form.CHUNK, reason=reason)
+    found = fault if fault is not None else whole
+    assert found is not None
+    refused = [Refusal(Form.CHUNK, found.reason, found.culprit)]
+    later = f"the parallel form for “{name}” is still to come"
+    if component.transition in _SCANS:
+        refused.append(Refusal(Form.SCAN, later))
+    if component.invariant and fault is not None and component.transition not in _SCALAR:
+        refused.append(Refusal(Form.CONVOLUTION, "constant in time; the convolution is to come"))
+    if component.transition is Transition.BLOCKWISE:
+        refused.append(Refusal(Form.BLOCKS, later))
+    return replace(
+        component,
+        form=Form.SEQUENTIAL,
+        reason=found.reason,
+        culprit=found.culprit,
+        refused=tuple(refused),
+    )
+
+
+def _decay_words(component: Component) -> str:
+    if component.transition is Transition.NONE:
+        return "no decay"
+    return f"a {component.transition.value} decay"
+
+
+# ---------------------------------------------------------------- one component
+
+
+def _chunk_fault(
+    recurrence: Recurrence, components: Sequence[Component], index: int
+) -> Fault | None:
+    component = components[index]
+    fault = _class_fault(recurrence, component)
+    if fault is not None:
+        return fault
+    state = next(s for s in recurrence.states if s.name == component.states[0])
+    if len(state.dims) > 2:
+        return Fault(f"state `{state.name}` has {len(state.dims)} dimensions; chunks take up to 2")
+    for event in component.events:
+        fault = _event_fault(recurrence, component, event, len(state.dims))
+        if fault is not None:
+            return fault
+    return _order_fault(recurrence, components, index)
+
+
+def _class_fault(recurrence: Recurrence, component: Component) -> Fault | None:
+    name = component.transition.value
+    if component.transition is Transition.NONLINEAR:
+        return Fault(component.reason, component.culprit)
+    later = f"{name}: the parallel form of this class is still to come"
+    if len(component.states) != 1 or component.memories or component.reason:
+        detail = f" ({component.reason})" if component.reason else ""
+        return Fault(later + detail, component.culprit)
+    if component.transition not in _SCALAR:
+        culprit = next((_weight(e) for e in component.events if _marks(e)), None)
+        text = "" if culprit is None else f" (`{show(recurrence.values, culprit)}`)"
+        return Fault(later + text, culprit)
+    state = next(s for s in recurrence.states if s.name == component.states[0])
+    if state.kind is not Kind.REAL:
+        return Fault(f"state `{state.name}` is {state.kind.value}; chunks take real states")
+    return None
+
+
+def _marks(event: Event) -> bool:
+    return isinstance(event, Probe) or (isinstance(event, Decay) and event.dims != ())
+
+
+def _weight(event: Event) -> Ref:
+    match event:
+        case Decay(_, factor):
+            return factor
+        case Probe(_, w):
+            return w
+        case Update(_, p):
+            return p
+        case Write(_, _, x):
+            return x
+        case Read(_, _, _, result):
+            return result
+
+
+def _event_fault(
+    recurrence: Recurrence, component: Component, event: Event, rank: int
+) -> Fault | None:
+    values = recurrence.values
+    text = f"`{show(values, _weight(event))}`"
+    match event:
+        case Decay(_, factor, log):
+            if log is None:
+                return Fault(f"the decay {text} may be zero or negative, so it has no log", factor)
+            if _masked(recurrence, factor):
+                return Fault(f"the decay {text} depends on an `every` block", factor)
+        case Probe() | Update():
+            return Fault(f"{text} feeds the state back into itself", _weight(event))
+        case Write(_, b, x):
+            if b is None and component.contracted:
+                return Fault(f"the term {text} is no product of a key and a value", x)
+            if _masked(recurrence, x) or (b is not None and _masked(recurrence, b)):
+                return Fault(f"the term {text} depends on an `every` block", x)
+        case Read(_, None, _, result):
+            if rank > 1:
+                return Fault(f"the state is read as a whole in {text}, not by a query", result)
+        case Read(_, q, over, result):
+            if over != component.contracted:
+                return Fault(f"{text} reads along [{', '.join(over)}], not as the others", result)
+            if q is not None and set(values[q].dims) != set(over):
+                return Fault(f"{text} reads with a matrix, not with one query", result)
+    return None
+
+
+def _masked(recurrence: Recurrence, ref: Ref) -> bool:
+    roots = [r for r, v in enumerate(recurrence.values) if isinstance(v.op, Every)]
+    return looks_at(recurrence.values, dict.fromkeys(roots, True))(ref)
+
+
+def _order_fault(
+    recurrence: Recurrence, components: Sequence[Component], index: int
+) -> Fault | None:
+    """Events may look at what earlier components gave, not at what later ones will."""
+    names = {s for c in components[index + 1 :] for s in c.states}
+    values = recurrence.values
+    later = [r for r, v in enumerate(values) if isinstance(v.op, Prev) and v.op.state in names]
+    looks = looks_at(values, dict.fromkeys(later, True))
+    for event in components[index].events:
+        for ref in event_operands(event):
+            if looks(ref):
+                text = show(values, ref)
+                return Fault(f"`{text}` depends on a state that is computed later", ref)
+    return None
+
+
+def event_operands(event: Event) -> tuple[Ref, ...]:
+    """The values that an event takes (not its result)."""
+    match event:
+        case Decay(_, factor, log):
+            found: tuple[Ref | None, ...] = (factor, log)
+        case Probe(_, w):
+            found = (w,)
+        case Update(_, p, _, strength):
+            found = (p, strength)
+        case Write(_, b, x):
+            found = (b, x)
+        case Read(_, q):
+            found = (q,)
+    return tuple(r for r in found if r is not None)
+
+
+# ---------------------------------------------------------------- the whole program
+
+
+def _program_fault(
+    recurrence: Recurrence, components: Sequence[Component], faults: Sequence[Fault | None]
+) -> Fault | None:
+    for ref, value in enumerate(recurrence.values):
+        if isinstance(value.op, Lag | LagState):
+            text = show(recurrence.values, ref)
+            return Fault(f"the scan remembers `{text}`; chunks beside lags are still to come", ref)
+    for component, fault in zip(components, faults, strict=True):
+        if fault is not None:
+            names = ", ".join(component.states or component.memories)
+            return Fault(
+                f"component {names} is sequential ({fault.reason}); "
+                "chunks beside a sequential component are still to come",
+                fault.culprit,
+            )
+    return None
+

@@ -1,0 +1,174 @@
+"""The analysis stage: a recurrence in, a `Program` in normal form out.
+
+Composes the passes; each of them is a module of its own.  Knows no hardware and chooses no tiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from scandsl.analysis.collinear import merged_pairs
+from scandsl.analysis.decay import Logs
+from scandsl.analysis.events import Normal, moved, normalise
+from scandsl.analysis.expand import expand_grads
+from scandsl.analysis.forms import choose, event_operands
+from scandsl.analysis.graph import Group, dependency_graph
+from scandsl.analysis.linear import NotAffine
+from scandsl.analysis.program import (
+    Component,
+    Decay,
+    Event,
+    Form,
+    Probe,
+    Program,
+    Read,
+    Update,
+)
+from scandsl.analysis.rewrite import Copier, prune
+from scandsl.analysis.structure import Finding, affine_class, group_class
+from scandsl.ir.builder import Builder
+from scandsl.ir.nodes import Dims, Recurrence, Ref
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """What is known of one component; references are those of the present recurrence."""
+
+    states: tuple[str, ...]
+    finding: Finding | None
+    events: tuple[Event, ...] = ()
+    contracted: Dims = ()
+    free: Dims = ()
+    fault: NotAffine | None = None
+
+
+def analyse(recurrence: Recurrence) -> Program:
+    """Find components, classes, events and forms of a recurrence."""
+    recurrence = _shared(expand_grads(recurrence))
+    drafts: list[_Draft] = []
+    for group in dependency_graph(recurrence).groups:
+        recurrence, new, draft = _normalised(recurrence, group, drafts)
+        drafts = [_moved(d, new) for d in drafts] + [draft]
+    recurrence, drafts = _with_logs(recurrence, drafts)
+    components = _components(recurrence, drafts)
+    components = choose(recurrence, components)
+    return _pruned(recurrence, components)
+
+
+def _shared(recurrence: Recurrence) -> Recurrence:
+    """The recurrence with equal values shared."""
+    copier = Copier(recurrence)
+    for ref in range(len(recurrence.values)):
+        copier.copy(ref)
+    return copier.finish()
+
+
+def _normalised(
+    recurrence: Recurrence, group: Group, drafts: list[_Draft]
+) -> tuple[Recurrence, dict[Ref, Ref], _Draft]:
+    same = {r: r for r in range(len(recurrence.values))}
+    if len(group.states) != 1 or group.memories:
+        return recurrence, same, _Draft(group.states, None)
+    results = frozenset(
+        e.result for d in drafts for e in d.events if isinstance(e, Probe | Read)
+    )
+    try:
+        normal = normalise(recurrence, group.states[0], results)
+    except NotAffine as fault:
+        return recurrence, same, _Draft(group.states, None, fault=fault)
+    draft = _Draft(
+        group.states, affine_class(normal), _told(normal), normal.contracted, normal.free
+    )
+    return normal.recurrence, normal.new, draft
+
+
+def _told(normal: Normal) -> tuple[Event, ...]:
+    """The events, if they tell the whole step."""
+    return normal.events if normal.complete else ()
+
+
+def _moved(draft: _Draft, new: dict[Ref, Ref]) -> _Draft:
+    events = tuple(moved(e, new) for e in draft.events)
+    fault = draft.fault and NotAffine(draft.fault.reason, new[draft.fault.culprit])
+    finding = draft.finding
+    if finding is not None and finding.culprit is not None:
+        finding = replace(finding, culprit=new[finding.culprit])
+    return replace(draft, events=events, fault=fault, finding=finding)
+
+
+def _with_logs(
+    recurrence: Recurrence, drafts: list[_Draft]
+) -> tuple[Recurrence, list[_Draft]]:
+    """Add the logarithm of every decay that has one."""
+    builder = Builder(recurrence.dims, recurrence.values)
+    logs = Logs(builder, {t.name: t for t in (*recurrence.inputs, *recurrence.params)})
+    out = [
+        replace(
+            draft,
+            events=tuple(
+                replace(e, log=logs.log(e.factor)) if isinstance(e, Decay) else e
+                for e in draft.events
+            ),
+        )
+        for draft in drafts
+    ]
+    return replace(recurrence, values=tuple(builder.values)), out
+
+
+def _components(recurrence: Recurrence, drafts: list[_Draft]) -> list[Component]:
+    groups = dependency_graph(recurrence).groups
+    out: list[Component] = []
+    for draft, group in zip(drafts, groups, strict=True):
+        finding = draft.finding or group_class(recurrence, group, draft.fault)
+        out.append(
+            Component(
+                states=draft.states,
+                transition=finding.transition,
+                events=draft.events,
+                contracted=draft.contracted,
+                free=draft.free,
+                merged=merged_pairs(recurrence, draft.events, draft.contracted),
+                form=Form.SEQUENTIAL,
+                reason=finding.reason or "",
+                culprit=finding.culprit,
+                invariant=finding.invariant,
+                memories=tuple(m.name for m in group.memories),
+            )
+        )
+    return out
+
+
+def _event_refs(event: Event) -> tuple[Ref, ...]:
+    match event:
+        case Probe(_, _, _, result) | Read(_, _, _, result):
+            return (*event_operands(event), result)
+        case Update(_, _, probe, _):
+            return (*event_operands(event), probe)
+        case _:
+            return event_operands(event)
+
+
+def _pruned(recurrence: Recurrence, components: tuple[Component, ...]) -> Program:
+    """Drop dead values and carry all references over."""
+    also: list[Ref] = []
+    for c in components:
+        also += [r for e in c.events for r in _event_refs(e)]
+        also += [r for pair in c.merged for r in pair]
+        also += [r for r in (c.culprit, *(x.culprit for x in c.refused)) if r is not None]
+    pruned = prune(recurrence, also)
+    new = pruned.new
+
+    def at(ref: Ref | None) -> Ref | None:
+        return None if ref is None else new[ref]
+
+    out = tuple(
+        replace(
+            c,
+            events=tuple(moved(e, new) for e in c.events),
+            merged=tuple((new[p], new[q]) for p, q in c.merged),
+            culprit=at(c.culprit),
+            refused=tuple(replace(r, culprit=at(r.culprit)) for r in c.refused),
+        )
+        for c in components
+    )
+    return Program(pruned.recurrence, out)
