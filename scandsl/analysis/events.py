@@ -224,7 +224,13 @@ class _Finder:
         return _Step(decay, tuple(images), form.rest)
 
     def _contracted(self, probed: list[Ref], reads: list[Ref]) -> Dims:
-        """The dimensions that the first probe, else the first read sums over."""
+        """The dimensions that the first probe, else the first read sums over.
+
+        A vector state that is also read as a whole has none: its writes are not taken apart.
+        """
+        whole = any(ref in self.linear.versions for ref in reads)
+        if whole and not probed and len(self.dims) <= 1:
+            return ()
         for ref in (*probed, *reads):
             if ref in self.linear.images:
                 return self.b.sort(self.linear.images[ref].over)
@@ -308,7 +314,6 @@ class _Finder:
             if not isinstance(builder.values[ref].op, Lag):
                 todo += operands(builder.values[ref].op)
         return sorted(found)
-
 
     def _wide(self, ref: Ref) -> bool:
         """A vector state seen through a matrix: the whole state is read, the matrix is a map."""

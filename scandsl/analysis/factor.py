@@ -102,9 +102,7 @@ class Separator:
         p, q = divisor[0]
         return [(self.b.div(x, p), self.b.div(y, q)) for x, y in found]
 
-    def _choice(
-        self, c: Ref, one: list[Pair] | None, two: list[Pair] | None
-    ) -> list[Pair] | None:
+    def _choice(self, c: Ref, one: list[Pair] | None, two: list[Pair] | None) -> list[Pair] | None:
         b, dims = self.b, set(self.b.dims_of(c))
         if one is None or two is None:
             return None

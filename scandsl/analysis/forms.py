@@ -160,7 +160,7 @@ def _event_fault(
             if rank > 1:
                 return Fault(f"the state is read as a whole in {text}, not by a query", result)
         case Read(_, q, over, result):
-            if over != component.contracted:
+            if over != component.contracted and (rank > 1 or component.contracted):
                 return Fault(f"{text} reads along [{', '.join(over)}], not as the others", result)
             if q is not None and set(values[q].dims) != set(over):
                 return Fault(f"{text} reads with a matrix, not with one query", result)
@@ -223,4 +223,3 @@ def _program_fault(
                 fault.culprit,
             )
     return None
-

@@ -172,9 +172,7 @@ class Linear:
         one = b.const(-1.0, kind)
         return Term(one if term.coefficient is None else b.neg(term.coefficient), term.atom)
 
-    def _map(
-        self, form: Form, rest: Callable[[Ref], Ref], term: Callable[[Term], Term]
-    ) -> Form:
+    def _map(self, form: Form, rest: Callable[[Ref], Ref], term: Callable[[Term], Term]) -> Form:
         out = tuple(term(t) for t in form.terms)
         return Form(out, None if form.rest is None else rest(form.rest))
 
@@ -238,7 +236,11 @@ class Linear:
         b = self.b
         unit = b.const(1.0, b.kind_of(term.atom))
         found = [
-            [unit if t.coefficient is None else t.coefficient for t in f.terms if t.atom == term.atom]
+            [
+                unit if t.coefficient is None else t.coefficient
+                for t in f.terms
+                if t.atom == term.atom
+            ]
             for f in (one, two)
         ]
         if not found[0] or not found[1]:
@@ -366,7 +368,11 @@ class Linear:
         terms = []
         for term in form.terms:
             op, atom = b.values[term.atom].op, term.atom
-            if isinstance(op, Select) and op.x in self.versions and (op.dim, op.index) == (dim, index):
+            if (
+                isinstance(op, Select)
+                and op.x in self.versions
+                and (op.dim, op.index) == (dim, index)
+            ):
                 atom = op.x
             terms.append(Term(self._times(term.coefficient, mark), atom))
         return Form(tuple(terms), None if form.rest is None else b.mul(mark, form.rest))

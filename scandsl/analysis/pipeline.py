@@ -69,9 +69,7 @@ def _normalised(
     same = {r: r for r in range(len(recurrence.values))}
     if len(group.states) != 1 or group.memories:
         return recurrence, same, _Draft(group.states, None)
-    results = frozenset(
-        e.result for d in drafts for e in d.events if isinstance(e, Probe | Read)
-    )
+    results = frozenset(e.result for d in drafts for e in d.events if isinstance(e, Probe | Read))
     try:
         normal = normalise(recurrence, group.states[0], results)
     except NotAffine as fault:
@@ -96,9 +94,7 @@ def _moved(draft: _Draft, new: dict[Ref, Ref]) -> _Draft:
     return replace(draft, events=events, fault=fault, finding=finding)
 
 
-def _with_logs(
-    recurrence: Recurrence, drafts: list[_Draft]
-) -> tuple[Recurrence, list[_Draft]]:
+def _with_logs(recurrence: Recurrence, drafts: list[_Draft]) -> tuple[Recurrence, list[_Draft]]:
     """Add the logarithm of every decay that has one."""
     builder = Builder(recurrence.dims, recurrence.values)
     logs = Logs(builder, {t.name: t for t in (*recurrence.inputs, *recurrence.params)})

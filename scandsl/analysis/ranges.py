@@ -81,9 +81,7 @@ def nonnegative(r: Range) -> bool:
     return r.low >= 0
 
 
-def _range(
-    value: Value, ref: Ref, known: Sequence[Range], declared: Mapping[str, Tensor]
-) -> Range:
+def _range(value: Value, ref: Ref, known: Sequence[Range], declared: Mapping[str, Tensor]) -> Range:
     match value.op:
         case Const(number):
             return Range(float(number), float(number))

@@ -9,7 +9,7 @@ values: the memories of a copy are those of the original, in the same order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import (
@@ -18,25 +18,16 @@ from scandsl.ir.nodes import (
     Op,
     Recurrence,
     Ref,
-    Stack,
     Time,
     Value,
     operands,
 )
-
-_OPERAND_FIELDS = frozenset(
-    {"x", "y", "a", "b", "c", "re", "im", "low", "high", "e", "wrt"}
-)  # fields of the operations that hold a `Ref`
+from scandsl.ir.rewrite import with_operands
 
 
 def map_operands(op: Op, change: Callable[[Ref], Ref]) -> Op:
-    """The same operation on other operands."""
-    if isinstance(op, Stack):
-        return Stack(tuple(change(x) for x in op.xs), op.dim)
-    if not operands(op):
-        return op
-    found = {f.name: getattr(op, f.name) for f in fields(op) if f.name in _OPERAND_FIELDS}
-    return replace(op, **{name: change(ref) for name, ref in found.items()})  # type: ignore[arg-type]
+    """The same operation on operands changed one by one."""
+    return with_operands(op, [change(ref) for ref in operands(op)])
 
 
 def lag_targets(values: Sequence[Value]) -> frozenset[Ref]:
@@ -145,7 +136,5 @@ def prune(recurrence: Recurrence, also: Iterable[Ref]) -> Pruned:
     for ref in range(len(values)):
         if live[ref]:
             new[ref] = len(new)
-    kept = [
-        replace(values[ref], op=map_operands(values[ref].op, new.__getitem__)) for ref in new
-    ]
+    kept = [replace(values[ref], op=map_operands(values[ref].op, new.__getitem__)) for ref in new]
     return Pruned(renumbered(recurrence, kept, new.__getitem__), new)
