@@ -28,6 +28,9 @@ class Span:
     end: int
 
 
+_WIDEST = 160  # characters of a source line that are shown
+
+
 class Severity(Enum):
     """How bad a finding is."""
 
@@ -97,11 +100,18 @@ def line_and_column(text: str, offset: int) -> tuple[int, int]:
 def _excerpt(source: Source, span: Span) -> list[str]:
     line, column = line_and_column(source.text, span.start)
     lines = source.text.split("\n")
-    content = lines[line - 1] if line <= len(lines) else ""
-    shown = content.expandtabs(4)
+    content = lines[line - 1].rstrip("\r") if line <= len(lines) else ""
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in content.expandtabs(4))
     lead = len(content[: column - 1].expandtabs(4))
     inside = content[column - 1 : column - 1 + max(span.end - span.start, 1)]
     width = max(1, len((content[: column - 1] + inside).expandtabs(4)) - lead)
+    if len(shown) > _WIDEST:  # a window around the place
+        start = max(0, min(lead - 40, len(shown) - _WIDEST))
+        before = "…" if start else ""
+        after = "…" if start + _WIDEST < len(shown) else ""
+        shown = before + shown[start : start + _WIDEST] + after
+        lead += len(before) - start
+        width = max(1, min(width, len(shown) - lead))
     gutter = f"{line:>5} | "
     blank = " " * (len(gutter) - 2) + "| "
     return [gutter + shown, blank + " " * lead + "^" * width]

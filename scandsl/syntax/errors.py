@@ -189,7 +189,292 @@ def unmatched_dedent(span: Span) -> Diagnostic:
     return Diagnostic("this indentation matches no block that is open here", span)
 
 
-# ---------------------------------------------------------------- grammar
+# ---------------------------------------------------------------- blocks
+
+
+def outside_scan(span: Span) -> Diagnostic:
+    """A statement at the left margin."""
+    mend = "statements belong under `scan name:`, indented; only `scan` and `fn` start at the left margin"
+    return Diagnostic("this statement stands outside a scan", span, (mend,))
+
+
+def doc_outside_scan(span: Span) -> Diagnostic:
+    """Documentation in the wrong place."""
+    mend = "elsewhere write a comment with `#`"
+    return Diagnostic("documentation stands right under `scan name:` and nowhere else", span, (mend,))
+
+
+def nested_definition(span: Span, keyword: str) -> Diagnostic:
+    """`scan` or `fn` inside a block."""
+    return Diagnostic(f"`{keyword}` starts at the left margin, not inside a block", span)
+
+
+def body_not_indented(span: Span, header: str, header_span: Span) -> Diagnostic:
+    """The statements of a scan at the left margin."""
+    note = Note("its statements follow this line", header_span)
+    return Diagnostic(f"the body of `{header}` is not indented", span, ("indent it by four spaces",), (note,))
+
+
+def empty_body(span: Span, header: str) -> Diagnostic:
+    """A header with nothing under it."""
+    mend = "give it at least one statement, indented, on the lines below"
+    return Diagnostic(f"`{header}` has an empty body", span, (mend,))
+
+
+# ---------------------------------------------------------------- words in the wrong place
+
+
+def reserved_word(span: Span, word: str) -> Diagnostic:
+    """A keyword where a name has to stand."""
+    mend = f"choose another name, such as `{word}_`"
+    return Diagnostic(f"`{word}` is a reserved word and cannot be a name", span, (mend,))
+
+
+def primed_name(span: Span, name: str) -> Diagnostic:
+    """`x' = 1`."""
+    mend = f"write `{name.rstrip(chr(39))}`, or `{name.rstrip(chr(39))}_`"
+    return Diagnostic(f"only dimensions carry primes, so `{name}` cannot be declared or assigned", span, (mend,))
+
+
+def unknown_statement(span: Span, word: str, near: str | None) -> Diagnostic:
+    """A line that starts like a statement but with no known word."""
+    help_ = _FOREIGN.get(word) or (f"did you mean `{near}`?" if near else None)
+    mends = (help_,) if help_ else ("a statement is a declaration, an assignment, `for` or `every`",)
+    return Diagnostic(f"`{word}` starts no statement", span, mends)
+
+
+_FOREIGN: Final = {
+    "def": "a function is written `fn f(x) = expr`, a recurrence `scan name:`",
+    "if": "a choice is written `x = where(condition, a, b)`",
+    "elif": "a choice is written `x = where(condition, a, b)`",
+    "else": "a choice is written `x = where(condition, a, b)`",
+    "while": "loops run over a static dimension or a number: `for i in 5:`",
+    "return": "a result is declared where it is read: `output o[V] = expr`",
+    "let": "an assignment needs no word before it: `x = expr`",
+    "var": "an assignment needs no word before it: `x = expr`",
+    "const": "an assignment needs no word before it: `x = expr`",
+    "import": "nothing is imported: all functions are built in or written with `fn`",
+    "from": "nothing is imported: all functions are built in or written with `fn`",
+    "class": "a recurrence is written `scan name:`",
+    "lambda": "a function is written `fn f(x) = expr`, at the left margin",
+    "function": "a function is written `fn f(x) = expr`",
+    "pass": "a block needs a statement that does something",
+    "print": "nothing can be printed from a scan",
+}
+
+
+def is_foreign_word(word: str) -> bool:
+    """Whether a word starts a statement in Python or elsewhere, but not here."""
+    return word in _FOREIGN
+
+
+def foreign_conditional(span: Span) -> Diagnostic:
+    """`a if c else b`."""
+    return Diagnostic("there is no `if` in expressions", span, ("write `where(condition, a, b)`",))
+
+
+# ---------------------------------------------------------------- statements
+
+
+def missing_colon(span: Span, header: str) -> Diagnostic:
+    """A header without its colon."""
+    return Diagnostic(f"`:` is missing after `{header}`", span, (f"write `{header}:`",))
+
+
+def one_word_name(span: Span, joined: str) -> Diagnostic:
+    """`scan gated delta:`."""
+    mend = f"write `scan {joined}:`" if joined.isidentifier() else "a name is made of letters, digits and `_`"
+    return Diagnostic("the name of a scan is one word, followed by `:`", span, (mend,))
+
+
+def missing_equals(span: Span) -> Diagnostic:
+    """`fn f(x) x + 1`."""
+    return Diagnostic("`=` is missing before the body of the function", span, ("write `fn f(x) = expr`",))
+
+
+def missing_slot_comma(span: Span) -> Diagnostic:
+    """`x[K V]`."""
+    return Diagnostic("names in brackets are separated by commas", span)
+
+
+def body_behind_scan(span: Span) -> Diagnostic:
+    """`scan x: input y`."""
+    return Diagnostic("the body of a scan stands on the lines below, indented", span)
+
+
+def block_behind_header(span: Span) -> Diagnostic:
+    """`for a in A: for b in B: ...`."""
+    mend = "put it on the next line, indented"
+    return Diagnostic("only a declaration or an assignment may follow `:` on the same line", span, (mend,))
+
+
+def scan_parameters(span: Span) -> Diagnostic:
+    """`scan f(x):`."""
+    mend = "declare them in its body: `input x`, `param w`"
+    return Diagnostic("a scan has no parameter list", span, (mend,))
+
+
+def function_with_block(span: Span) -> Diagnostic:
+    """`fn f(x):`."""
+    return Diagnostic("a function is one expression behind `=`", span, ("write `fn f(x) = expr`",))
+
+
+def function_without_parameters(span: Span, name: str) -> Diagnostic:
+    """`fn f = 1`."""
+    return Diagnostic("a function has a parameter list", span, (f"write `fn {name}(x) = expr`",))
+
+
+def parameter_not_name(span: Span) -> Diagnostic:
+    """`fn f(x[D]) = ...`, `fn f(x=1) = ...`."""
+    mend = "dimensions stand behind the function's name: `fn f[D](x) = expr`; there are no defaults"
+    return Diagnostic("a parameter is a bare name", span, (mend,))
+
+
+def missing_in(span: Span) -> Diagnostic:
+    """`for r R:`."""
+    return Diagnostic("`in` is missing", span, ("write `for r in R:` or `for i in 5:`",))
+
+
+def loop_count(span: Span, keyword: str) -> Diagnostic:
+    """`for i in range(5):`, `every 2 * n:`."""
+    example = "for i in 5:` or `for r in R:" if keyword == "for" else "every 16:` or `every W:"
+    return Diagnostic(f"`{keyword}` takes a whole number or a static dimension", span, (f"write `{example}`",))
+
+
+def equality_as_assignment(span: Span, name: str) -> Diagnostic:
+    """`x == 3` as a statement."""
+    return Diagnostic("`==` compares and assigns nothing", span, (f"write `{name} = ...` to assign",))
+
+
+def assignment_in_expression(span: Span) -> Diagnostic:
+    """`f(x = 1)`, `where(a = b, ...)`."""
+    mend = "write `==` to compare; arguments are passed by position"
+    return Diagnostic("`=` cannot stand inside an expression", span, (mend,))
+
+
+def chained_assignment(span: Span) -> Diagnostic:
+    """`x = y = 3`."""
+    return Diagnostic("one line assigns one name", span, ("write `==` to compare, or use a line for each",))
+
+
+def several_targets(span: Span) -> Diagnostic:
+    """`x, y = ...`."""
+    return Diagnostic("one line assigns one name", span, ("use a line for each",))
+
+
+def annotated_assignment(span: Span, name: str) -> Diagnostic:
+    """`x: complex = ...`."""
+    mend = f"locals need no declaration: `{name} = ...`; a state is declared by `state {name}`"
+    return Diagnostic("only declarations take `:`", span, (mend,))
+
+
+def tuple_value(span: Span) -> Diagnostic:
+    """`x = a, b`."""
+    return Diagnostic("a value is one expression; there are no tuples", span, ("use a line for each",))
+
+
+def no_effect(span: Span) -> Diagnostic:
+    """An expression alone on a line."""
+    mend = "assign it, `x = ...`, or return it, `output x = ...`"
+    return Diagnostic("this line computes a value and keeps it nowhere", span, (mend,))
+
+
+def no_such_operator(span: Span, symbol: str, mend: str) -> Diagnostic:
+    """`@=`, `//`, `<>` and their like."""
+    return Diagnostic(f"there is no operator `{symbol}`", span, (mend,))
+
+
+# ---------------------------------------------------------------- declarations
+
+
+def missing_declared_name(span: Span, keyword: str) -> Diagnostic:
+    """`input` alone."""
+    return Diagnostic(f"a name is missing after `{keyword}`", span, (f"write `{keyword} x[D]`",))
+
+
+def trailing_comma(span: Span) -> Diagnostic:
+    """`input q[K],` at the end."""
+    return Diagnostic("a name is missing after the comma", span)
+
+
+def missing_comma(span: Span) -> Diagnostic:
+    """`input q k`."""
+    return Diagnostic("declared names are separated by commas", span)
+
+
+def round_dimensions(span: Span, name: str) -> Diagnostic:
+    """`input q(K)`."""
+    return Diagnostic("dimensions stand in square brackets", span, (f"write `{name}[K]`",))
+
+
+def suffix_order(span: Span) -> Diagnostic:
+    """Suffixes of a declared name in another order than the fixed one."""
+    mend = "the order is `x[D]: complex in [a, b] = expr`; each may be left out"
+    return Diagnostic("this part of the declaration comes too late, or twice", span, (mend,))
+
+
+def only_complex(span: Span) -> Diagnostic:
+    """`x: real`."""
+    return Diagnostic("only `complex` may follow `:`", span, ("values are real unless declared `: complex`",))
+
+
+def bad_range(span: Span) -> Diagnostic:
+    """Something else than an interval behind `in`."""
+    mend = "a range is written `in [a, b]`, with `(` or `)` for an open end, or `in unit`"
+    return Diagnostic("this is no range", span, (mend,))
+
+
+def range_ends(span: Span) -> Diagnostic:
+    """`in [0]`, `in [0, 1, 2]`."""
+    return Diagnostic("a range has two ends", span, ("write `in [a, b]`",))
+
+
+# ---------------------------------------------------------------- expressions
+
+
+def missing_expression(span: Span, where: str) -> Diagnostic:
+    """An operator or the like with nothing behind it."""
+    return Diagnostic(f"an expression is missing {where}", span)
+
+
+def unfinished_line(span: Span, after: str) -> Diagnostic:
+    """A line that ends in an operator."""
+    mend = "a line goes on only inside brackets: put the expression in parentheses"
+    return Diagnostic(f"an expression is missing after `{after}`", span, (mend,))
+
+
+def missing_operator(span: Span, left: str, right: str) -> Diagnostic:
+    """`2 (x)`, `a b`."""
+    mend = f"write `{left} * {right}` for a product"
+    return Diagnostic(f"an operator is missing between `{left}` and `{right}`", span, (mend,))
+
+
+def not_needs_brackets(span: Span) -> Diagnostic:
+    """`a + not b`."""
+    return Diagnostic("`not` binds weaker than the operator before it", span, ("write `(not x)`",))
+
+
+def empty_brackets(span: Span, square: bool) -> Diagnostic:
+    """`x[]`, `()`."""
+    if square:
+        return Diagnostic("this bracket list is empty", span, ("leave the brackets out",))
+    return Diagnostic("there is no expression in these parentheses", span)
+
+
+def index_not_literal(span: Span) -> Diagnostic:
+    """`k[r + 1]`, `k[-1]`, `k[0:2]`."""
+    mend = "a slot takes a whole number, a loop variable, or the name of a dimension"
+    return Diagnostic("an index is not computed", span, (mend,))
+
+
+def dimension_not_name(span: Span) -> Diagnostic:
+    """`input x[3]`, `a @[0] b`."""
+    return Diagnostic("a dimension is a name", span, ("a fixed size is declared by `static R = 3`",))
+
+
+def index_on_expression(span: Span) -> Diagnostic:
+    """`(a @ b)[0]`."""
+    return Diagnostic("only a name takes a bracket list", span, ("give the expression a name first",))
 
 
 def number_as_dimension(span: Span, function: str) -> Diagnostic:
@@ -197,6 +482,17 @@ def number_as_dimension(span: Span, function: str) -> Diagnostic:
     return Diagnostic(f"`{function}[...]` takes names of dimensions, not numbers", span)
 
 
-def unexpected(span: Span, what: str) -> Diagnostic:
+def missing_arguments(span: Span, function: str) -> Diagnostic:
+    """A function without its parentheses where nothing else can follow."""
+    return Diagnostic(f"`{function}` is called with parentheses", span)
+
+
+def unexpected(span: Span, what: str, expected: tuple[str, ...] = ()) -> Diagnostic:
     """Nothing better is known."""
-    return Diagnostic(f"{what} is not expected here", span)
+    mends = ("expected here: " + ", ".join(expected),) if expected else ()
+    return Diagnostic(f"{what} is not expected here", span, mends)
+
+
+def too_many(span: Span) -> Diagnostic:
+    """More findings than anyone reads."""
+    return Diagnostic("further errors of syntax from here on are not shown", span)

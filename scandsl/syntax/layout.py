@@ -37,8 +37,11 @@ def opens_block(line: Line) -> bool:
     return bool(line.tokens) and line.tokens[-1].type == "COLON"
 
 
-def measure(text: str, lines: Sequence[Line]) -> Layout:
-    """Find the depth of every line; a line that fits nowhere takes the nearest depth."""
+def measure(text: str, lines: Sequence[Line], lenient: bool = False) -> Layout:
+    """Find the depth of every line; a line that fits nowhere takes the nearest depth.
+
+    With `lenient`, a broken line may be followed by a deeper one.
+    """
     depths: list[int] = []
     found: list[Diagnostic] = []
     widths = [0]
@@ -56,7 +59,7 @@ def measure(text: str, lines: Sequence[Line]) -> Layout:
         if columns > widths[-1]:
             if opens:
                 widths.append(columns)
-            elif len(kinds) <= 1:
+            elif len(kinds) <= 1:  # else the mixture is the fault
                 found.append(errors.unexpected_indent(line.lead, first=not depths))
         else:
             while widths[-1] > columns:
@@ -67,7 +70,7 @@ def measure(text: str, lines: Sequence[Line]) -> Layout:
             found.append(errors.blocks_too_deep(line.lead, MAX_BLOCKS))
             break
         depths.append(len(widths) - 1)
-        opens = opens_block(line)
+        opens = opens_block(line) or (lenient and line.broken)
     return Layout(tuple(depths), tuple(found))
 
 

@@ -27,7 +27,10 @@ MAX_BRACKETS: Final = 200
 
 _OPENING: Final = {"LPAR": "RPAR", "LSQB": "RSQB"}
 _CLOSING: Final = ("RPAR", "RSQB")
+_LONGEST_TARGET: Final = 40
 _LEADERS: Final = ("SCAN", "FN", "KIND", "FOR", "EVERY")
+_BAD_UNDERSCORE: Final = re.compile(r"_(?![0-9])|(?<![0-9])_")
+_DOTS: Final = "\u00b7\u0387"
 _STRING: Final = re.compile(r"""(['"])[^'"\r\n]*\1?""")
 
 
@@ -91,7 +94,18 @@ def make_scanner(terminals: Sequence[TerminalDef]) -> Scanner:
 
 
 def _continues_name(char: str) -> bool:
-    return ("a" + char).isidentifier()
+    # a raised dot may stand in Unicode identifiers, but who writes it means a product
+    return char not in _DOTS and ("a" + char).isidentifier()
+
+
+def _identifier_length(word: str) -> int:
+    """How many characters at the start of a word are a Unicode identifier."""
+    if not word[0].isidentifier():
+        return 0
+    length = 1
+    while length < len(word) and _continues_name(word[length]):
+        length += 1
+    return length
 
 
 class _Cutter:
@@ -106,6 +120,8 @@ class _Cutter:
         self.brackets: list[tuple[Token, bool]] = []  # the opening bracket, and whether of an interval
         self.row = 0  # where the present physical line starts
         self.row_tokens = 0  # how many tokens the logical line had there
+        self.looked_at = -1  # up to where, and with what answer, a declaration was followed last
+        self.goes_on = False
 
     # ------------------------------------------------------------ the loop
 
@@ -164,17 +180,19 @@ class _Cutter:
         tokens = self.line.tokens
         if not tokens or tokens[0].type != "KIND" or tokens[-1].type != "COMMA":
             return False
-        following = self._first_of_next_row()
-        return following is not None and following not in _LEADERS
+        if self.pos > self.looked_at:
+            self.looked_at, following = self._next_token()
+            self.goes_on = following is not None and following not in _LEADERS
+        return self.goes_on
 
-    def _first_of_next_row(self) -> str | None:
-        """The kind of the first token on the next row that has one."""
+    def _next_token(self) -> tuple[int, str | None]:
+        """Place and kind of the first token on the rows that follow."""
         pos = self.pos
         while match := self.scanner.pattern.match(self.text, pos):
             if match.lastgroup not in ("BLANK", "COMMENT", "BREAK"):
-                return match.lastgroup
+                return pos, match.lastgroup
             pos = match.end()
-        return "stray" if pos < len(self.text) else None
+        return pos, "stray" if pos < len(self.text) else None
 
     def _end_line(self) -> None:
         if self.line is not None and (self.line.tokens or self.line.broken):
@@ -205,9 +223,7 @@ class _Cutter:
             raise TooMuch(errors.name_too_long(Span(self.pos, self.pos + MAX_NAME), MAX_NAME))
         if not raw.isascii():
             word = raw.rstrip("'")
-            length = 0
-            while length < len(word) and word[: length + 1].isidentifier():
-                length += 1
+            length = _identifier_length(word)
             if length == 0:
                 self._stray()
                 return
@@ -229,19 +245,19 @@ class _Cutter:
                 word = "".join(c for c in word if _continues_name(c))
             span = Span(self.pos, end + len(following.group()))
             self._report(errors.number_with_letters(span, raw, word))
-        elif not re.fullmatch(r"[^_]*(_?[0-9.eE+-]+)*", raw) or raw.endswith("_") or "__" in raw:
+        elif _BAD_UNDERSCORE.search(raw):
             self._report(errors.bad_underscore(Span(self.pos, end)))
         self._add(kind, raw.replace("_", ""), len(raw))
 
     def _plain(self, kind: str, value: str) -> None:
-        if self.brackets and kind in ("EQ", "AUGMENTED") and self._starts_statement():
+        if self.brackets and self._starts_statement(kind):
             self._split_row()
             return
-        if self.brackets and kind in _LEADERS and not self.text[self.row : self.pos].strip(" \t\f"):
-            self._split_row()
-            return
+        self._punctuation(kind, value, len(value))
+
+    def _punctuation(self, kind: str, value: str, length: int) -> None:
         previous = self.line.tokens[-1].type if self.line and self.line.tokens else ""
-        self._add(kind, value, len(value))
+        self._add(kind, value, length)
         token = self._current().tokens[-1]
         if kind in _OPENING:
             self._open(token, previous)
@@ -257,20 +273,28 @@ class _Cutter:
 
     def _close(self, token: Token) -> None:
         if not self.brackets:
+            if self._current().broken:  # most likely by the bracket that this one was for
+                return
             self._report(errors.closes_nothing(_span(token), str(token)))
             return
         opening, interval = self.brackets.pop()
         if not interval and _OPENING[opening.type] != token.type:
             self._report(errors.bracket_mismatch(_span(opening), str(opening), _span(token), str(token)))
 
-    def _starts_statement(self) -> bool:
-        """Whether the present row, inside brackets, reads like the start of an assignment so far."""
+    def _starts_statement(self, kind: str) -> bool:
+        """Whether the present row, inside brackets, can only be the start of another statement."""
         assert self.line is not None
-        row = self.line.tokens[self.row_tokens :]
-        kinds = [t.type for t in row]
-        if not kinds or self.row_tokens == 0 or kinds[0] not in ("NAME", "UNIT", "COMPLEX"):
+        count = len(self.line.tokens) - self.row_tokens
+        if self.row_tokens == 0:
             return False
-        return len(kinds) == 1 or (kinds[1] == "LSQB" and kinds.index("RSQB") == len(kinds) - 1 if "RSQB" in kinds else False)
+        if kind in _LEADERS:
+            return count == 0
+        if kind not in ("EQ", "AUGMENTED") or not 1 <= count <= _LONGEST_TARGET:
+            return False
+        kinds = [t.type for t in self.line.tokens[self.row_tokens :]]
+        if kinds[0] not in ("NAME", "UNIT", "COMPLEX"):
+            return False
+        return count == 1 or (kinds[1] == "LSQB" and kinds.count("RSQB") == 1 and kinds[-1] == "RSQB")
 
     def _split_row(self) -> None:
         """A bracket was never closed: end the logical line before the present row, and read that again."""
@@ -286,9 +310,7 @@ class _Cutter:
         self.pos = self.row
 
     def _unclosed(self) -> None:
-        if self.brackets:
-            opening, _ = self.brackets[0]
-            opening = self.brackets[-1][0]
+        for opening, _ in self.brackets:
             self._report(errors.never_closed(_span(opening), str(opening)))
 
     # ------------------------------------------------------------ no token
@@ -316,23 +338,12 @@ class _Cutter:
             while end < len(self.text) and self.text[end] == char:
                 end += 1
             self.pos = end
-        elif match := self.scanner.pattern.fullmatch(meant):
-            kind = match.lastgroup or ""
-            if kind == "BLANK":
-                self.pos += 1
-            else:
-                self._look_alike(kind, meant)
-        else:
+            return
+        match = self.scanner.pattern.fullmatch(meant)
+        if match is None or match.lastgroup in (None, "BLANK"):
             self.pos += 1
-
-    def _look_alike(self, kind: str, meant: str) -> None:
-        previous = self.line.tokens[-1].type if self.line and self.line.tokens else ""
-        self._add(kind, meant, 1)
-        token = self._current().tokens[-1]
-        if kind in _OPENING:
-            self._open(token, previous)
-        elif kind in _CLOSING:
-            self._close(token)
+        else:
+            self._punctuation(match.lastgroup, meant, 1)
 
 
 def _span(token: Token) -> Span:
