@@ -41,7 +41,7 @@ class Logs:
             self._ranges = extended(self._ranges, self.b.values, self.declared)
         return self._ranges[ref]
 
-    def log(self, ref: Ref) -> Ref | None:
+    def log(self, ref: Ref) -> Ref | None:  # noqa: C901 - one rule per operation
         """`log(ref)`, in logarithms as far as the expression allows."""
         b, value = self.b, self.b.values[ref]
         if value.kind is Kind.COMPLEX:

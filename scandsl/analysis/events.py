@@ -1,8 +1,8 @@
 """The events of one affine state: decay, probe, update, write, read, each at its own moment.
 
-In: a recurrence and a state.  Out: `Normal`, an equal recurrence in which values look at the state
-only through results of events, and the events of one step in order.  `NotAffine` if the new state is
-not affine in the old.  Which form to take is decided elsewhere.
+In: a recurrence and a state.  Out: `Normal`, an equal recurrence in which values look at the
+state only through results of events, and the events of one step in order.  `NotAffine` if the new
+state is not affine in the old.  Which form to take is decided elsewhere.
 
 The moments of a step are the *versions* of the state: the values that lie on every elementwise path
 from the old state to the new.  Between two versions there is one decay, then updates and writes.

@@ -1,7 +1,8 @@
 """Splitting products by dimensions: a sum of terms `b[K] ∘ x[V]`, and contractions of products.
 
-In: a builder, a value, and two disjoint sets of dimensions.  Out: pairs of values whose products sum
-to it, or `None` if no such pairs are found structurally.  Exact algebra; nothing is approximated.
+In: a builder, a value, and two disjoint sets of dimensions.  Out: pairs of values whose products
+sum to it, or `None` if no such pairs are found structurally.  Exact algebra; nothing is
+approximated.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Separator:
         found = self._split(ref)
         return None if found is None or len(found) > _MOST_TERMS else self._merge(found)
 
-    def _split(self, ref: Ref) -> list[Pair] | None:
+    def _split(self, ref: Ref) -> list[Pair] | None:  # noqa: C901 - one rule per operation
         b = self.b
         value = b.values[ref]
         dims = set(value.dims)
@@ -63,7 +64,7 @@ class Separator:
                 return self._split(x)
             case Cast(x) if value.kind in (Kind.REAL, Kind.COMPLEX):
                 found = self._split(x)
-                return found and [(b.cast(l, value.kind), b.cast(r, value.kind)) for l, r in found]
+                return found and [(b.cast(p, value.kind), b.cast(q, value.kind)) for p, q in found]
             case Where(c, x, y):
                 return self._choice(c, self._split(x), self._split(y))
             case Rename(x, pairs):

@@ -138,7 +138,7 @@ def _weight(event: Event) -> Ref:
             return result
 
 
-def _event_fault(
+def _event_fault(  # noqa: C901 - one rule per event
     recurrence: Recurrence, component: Component, event: Event, rank: int
 ) -> Fault | None:
     values = recurrence.values

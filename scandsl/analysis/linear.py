@@ -1,11 +1,11 @@
 """Linear forms: values as `Σ coefficient ∘ atom + rest` in the moments of a state.
 
-In: a builder and the versions of states (their values at the moments of a step).  Out: a `Form` for a
-value, or `NotAffine` with the reason in words.  Structural, one rule per operation; no formula is
-matched as a whole.
+In: a builder and the versions of states (their values at the moments of a step).  Out: a `Form`
+for a value, or `NotAffine` with the reason in words.  Structural, one rule per operation; no
+formula is matched as a whole.
 
-An *atom* is a version itself or a linear image of one: a contraction (what a probe or a read gives),
-or a view with other dimensions.  Coefficients are free of the states in question.
+An *atom* is a version itself or a linear image of one: a contraction (what a probe or a read
+gives), or a view with other dimensions.  Coefficients are free of the states in question.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class NotAffine(Exception):
         super().__init__(reason)
 
 
-_WORDS: Mapping[str, str] = {"pow": "power", "mod": "remainder", "max": "maximum", "min": "minimum"}
+_WORDS = {"pow": "power", "mod": "remainder", "max": "maximum", "min": "minimum"}
 
 
 class Linear:
@@ -105,7 +105,7 @@ class Linear:
             self._known[ref] = self.unfold(ref)
         return self._known[ref]
 
-    def unfold(self, ref: Ref) -> Form:
+    def unfold(self, ref: Ref) -> Form:  # noqa: C901 - one rule per operation
         """The form of a value by its operation, even if it is a version."""
         b, value = self.b, self.b.values[ref]
         match value.op:

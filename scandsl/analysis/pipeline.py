@@ -39,7 +39,6 @@ class _Draft:
     events: tuple[Event, ...] = ()
     contracted: Dims = ()
     free: Dims = ()
-    fault: NotAffine | None = None
 
 
 def analyse(recurrence: Recurrence) -> Program:
@@ -51,8 +50,7 @@ def analyse(recurrence: Recurrence) -> Program:
         drafts = [_moved(d, new) for d in drafts] + [draft]
     recurrence, drafts = _with_logs(recurrence, drafts)
     components = _components(recurrence, drafts)
-    components = choose(recurrence, components)
-    return _pruned(recurrence, components)
+    return _pruned(recurrence, choose(recurrence, components))
 
 
 def _shared(recurrence: Recurrence) -> Recurrence:
@@ -72,8 +70,8 @@ def _normalised(
     results = frozenset(e.result for d in drafts for e in d.events if isinstance(e, Probe | Read))
     try:
         normal = normalise(recurrence, group.states[0], results)
-    except NotAffine as fault:
-        return recurrence, same, _Draft(group.states, None, fault=fault)
+    except NotAffine:
+        return recurrence, same, _Draft(group.states, None)
     draft = _Draft(
         group.states, affine_class(normal), _told(normal), normal.contracted, normal.free
     )
@@ -87,11 +85,10 @@ def _told(normal: Normal) -> tuple[Event, ...]:
 
 def _moved(draft: _Draft, new: dict[Ref, Ref]) -> _Draft:
     events = tuple(moved(e, new) for e in draft.events)
-    fault = draft.fault and NotAffine(draft.fault.reason, new[draft.fault.culprit])
     finding = draft.finding
     if finding is not None and finding.culprit is not None:
         finding = replace(finding, culprit=new[finding.culprit])
-    return replace(draft, events=events, fault=fault, finding=finding)
+    return replace(draft, events=events, finding=finding)
 
 
 def _with_logs(recurrence: Recurrence, drafts: list[_Draft]) -> tuple[Recurrence, list[_Draft]]:
@@ -115,7 +112,7 @@ def _components(recurrence: Recurrence, drafts: list[_Draft]) -> list[Component]
     groups = dependency_graph(recurrence).groups
     out: list[Component] = []
     for draft, group in zip(drafts, groups, strict=True):
-        finding = draft.finding or group_class(recurrence, group, draft.fault)
+        finding = draft.finding or group_class(recurrence, group)
         out.append(
             Component(
                 states=draft.states,

@@ -67,8 +67,8 @@ class Write:
 class Read:
     """`r = Σ_over q ∘ S` at this moment, used by outputs or by other components.
 
-    `q` is `None` and `over` empty when the whole state is read.  `result` is the value that the rest
-    of the step uses.
+    `q` is `None` and `over` empty when the whole state is read.  `result` is the value that the
+    rest of the step uses.
     """
 
     state: str
@@ -126,9 +126,9 @@ class Refusal:
 class Component:
     """A strongly connected set of states, with what was proved about it.
 
-    `contracted` and `free` are the roles of the state's dimensions, found from its reads, probes and
-    writes.  `events` holds those of one step in order.  `merged` lists pairs of values proved to be
-    collinear along the contracted dimension.
+    `contracted` and `free` are the roles of the state's dimensions, found from its reads, probes
+    and writes.  `events` holds those of one step in order.  `merged` lists pairs of values proved
+    to be collinear along the contracted dimension.
     """
 
     states: tuple[str, ...]

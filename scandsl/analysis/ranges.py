@@ -81,7 +81,9 @@ def nonnegative(r: Range) -> bool:
     return r.low >= 0
 
 
-def _range(value: Value, ref: Ref, known: Sequence[Range], declared: Mapping[str, Tensor]) -> Range:
+def _range(  # noqa: C901 - one rule per operation
+    value: Value, ref: Ref, known: Sequence[Range], declared: Mapping[str, Tensor]
+) -> Range:
     match value.op:
         case Const(number):
             return Range(float(number), float(number))
@@ -220,7 +222,7 @@ def _unary(fn: str, x: Range) -> Range:
         low, high = f(x.low), f(x.high)
         flat = fn in _FLAT
         return _made(
-            (low, x.low_open and not flat or _unreached(fn, x.low, low)),
+            (low, (x.low_open and not flat) or _unreached(fn, x.low, low)),
             (high, x.high_open and not flat),
         )
     match fn:

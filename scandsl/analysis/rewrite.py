@@ -49,7 +49,7 @@ class Copier:
         self._kept = lag_targets(recurrence.values)
 
     def copy(self, ref: Ref) -> Ref:
-        """Copy one value, its operands having been copied; a lag's operand is patched at the end."""
+        """Copy one value, its operands having been copied (a lag's is patched at the end)."""
         value = self.old.values[ref]
         if isinstance(value.op, Lag):
             op: Op = Lag(-1 - value.op.x, value.op.n)
@@ -114,20 +114,11 @@ class Pruned:
 def prune(recurrence: Recurrence, also: Iterable[Ref]) -> Pruned:
     """Drop what neither states, outputs, scalars nor `also` need; carried memories stay."""
     values = recurrence.values
-    live = [False] * len(values)
-    for scalar in recurrence.scalars:
-        live[scalar.default] = True
-    for state in recurrence.states:
-        live[state.init] = live[state.next] = True
-    for output in recurrence.outputs:
-        live[output.value] = True
-    for ref in also:
+    live = [isinstance(v.op, Lag | LagState | Time) for v in values]
+    roots = [s.default for s in recurrence.scalars] + [o.value for o in recurrence.outputs]
+    roots += [r for s in recurrence.states for r in (s.init, s.next)]
+    for ref in (*roots, *lag_targets(values), *also):
         live[ref] = True
-    for ref, value in enumerate(values):
-        if isinstance(value.op, Lag):
-            live[value.op.x] = live[ref] = True
-        elif isinstance(value.op, LagState | Time):
-            live[ref] = True
     for ref in range(len(values) - 1, -1, -1):
         if live[ref]:
             for operand in operands(values[ref].op):

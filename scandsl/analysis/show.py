@@ -1,7 +1,7 @@
 """Short expressions in the user's names, for reasons and reports.
 
-In: values and a `Ref`.  Out: one line of text in the notation of the language.  Not a formatter: long
-expressions are cut.
+In: values and a `Ref`.  Out: one line of text in the notation of the language.  Not a formatter:
+long expressions are cut.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _leaf(op: Op) -> str | None:
             return None
 
 
-def _compound(values: Sequence[Value], op: Op, depth: int) -> Text:
+def _compound(values: Sequence[Value], op: Op, depth: int) -> Text:  # noqa: C901 - by operation
     def sub(ref: Ref, level: int = 0) -> str:
         text, bound = _text(values, ref, depth)
         return f"({text})" if bound < level else text
@@ -113,7 +113,7 @@ def _compound(values: Sequence[Value], op: Op, depth: int) -> Text:
             if fn not in _INFIX:
                 return call(fn, a, b)
             sign, level = _INFIX[fn]
-            tight = level + (fn in ("add", "mul", "and", "or") and 0 or 1)
+            tight = level + (fn not in ("add", "mul", "and", "or"))
             return f"{sub(a, level)} {sign} {sub(b, tight)}", level
         case Contract(a, b, over):
             shared = set(values[a].dims) & set(values[b].dims)

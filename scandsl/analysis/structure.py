@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from scandsl.analysis.events import Normal
 from scandsl.analysis.factor import Separator
 from scandsl.analysis.graph import Group
-from scandsl.analysis.linear import Form, Linear, NotAffine, looks_at
+from scandsl.analysis.linear import Linear, NotAffine, looks_at
 from scandsl.analysis.program import Decay, Probe, Transition, Update
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import (
@@ -117,7 +117,7 @@ def _separable(normal: Normal, decays: list[Decay]) -> bool:
 # ---------------------------------------------------------------- other groups
 
 
-def group_class(recurrence: Recurrence, group: Group, fault: NotAffine | None) -> Finding:
+def group_class(recurrence: Recurrence, group: Group) -> Finding:
     """The class of a group for which no events were found."""
     states = [s for s in recurrence.states if s.name in group.states]
     if len(states) == 1 and not group.memories:
@@ -126,7 +126,7 @@ def group_class(recurrence: Recurrence, group: Group, fault: NotAffine | None) -
             ("logaddexp", Transition.LOG_SUM_EXP),
         ):  # fmt: skip
             if _tropical(recurrence, states[0], fn):
-                return Finding(kind, False, fault and fault.reason, fault and fault.culprit)
+                return Finding(kind, False)
     try:
         return _block(recurrence, group, states)
     except NotAffine as nonlinear:
@@ -147,7 +147,7 @@ def _block(recurrence: Recurrence, group: Group, states: list[State]) -> Finding
     roots = [s.next for s in states] + [t for t in targets if t is not None]
     invariant = True
     for root in sorted(roots):
-        form = _form(linear, root)
+        form = linear.form(root)
         coefficients = [t.coefficient for t in form.terms if t.coefficient is not None]
         views = [t.atom for t in form.terms]
         varying = [r for r in coefficients if linear.b.values[r].varies]
@@ -188,10 +188,6 @@ def _linear(recurrence: Recurrence, atoms: list[Ref]) -> Linear:
     return linear
 
 
-def _form(linear: Linear, root: Ref) -> Form:
-    return linear.form(root)
-
-
 def _tropical(recurrence: Recurrence, state: State, fn: str) -> bool:
     """Whether the new state is affine with `fn` as the sum and + as the product."""
     values = recurrence.values
@@ -229,9 +225,9 @@ def _held(recurrence: Recurrence, states: list[State]) -> list[Ref]:
     held = []
     for state in states:
         op = values[state.next].op
-        if isinstance(op, Where) and isinstance(values[op.c].op, Every):
-            if values[op.b].op == Prev(state.name):
-                held.append(state.next)
+        masked = isinstance(op, Where) and isinstance(values[op.c].op, Every)
+        if isinstance(op, Where) and masked and values[op.b].op == Prev(state.name):
+            held.append(state.next)
     return held
 
 
