@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
 import click
 
@@ -224,31 +224,25 @@ def _compile_one(file: Path, target: Path, options: Options, stale_only: bool) -
 @main.command()
 @_specs
 @_settings
-@_plan_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of words.")
 @_exit_status
-def explain(
-    paths: tuple[Path, ...],
-    settings: dict[str, int],
-    form: str | None,
-    chunk: int | None,
-    as_json: bool,
-) -> None:
+def explain(paths: tuple[Path, ...], settings: dict[str, int], as_json: bool) -> None:
     """Say what was found in specs and why each takes the form it takes."""
     from scandsl import driver
-    from scandsl.explain import as_data, as_text
+    from scandsl.analysis.report import describe, report
 
-    options = driver.Options(settings, form, chunk)
-    found: list[dict[str, Any]] = []
+    options = driver.Options(settings)
+    found: list[dict[str, object]] = []
 
     def work(file: Path) -> None:
         front, programs = driver.analyse(read_source(file), options)
         _show(front.source, front.warnings)
         for program in programs:
             if as_json:
-                found.append({"file": str(file), **as_data(program)})
+                found.append({"file": str(file), **report(program)})
             else:
-                click.echo(as_text(program))
+                click.echo(click.style(f"{file}: {program.recurrence.name}", bold=True))
+                click.echo("\n".join(describe(program)) + "\n")
 
     _each(_spec_files(paths), work)
     if as_json:
@@ -306,10 +300,12 @@ def _show_runs(
     found: list[Run] = []
     console, progress = Console(), Console(stderr=True)
     with progress.status("compiling") as status:
-        judged(
-            lambda run: found.append(run) or status.update(summary(found)),
-            lambda text: status.update(f"compiling {text}"),
-        )
+
+        def report(run: Run) -> None:
+            found.append(run)
+            status.update(f"{run.scan}: {summary(found)}")
+
+        judged(report, lambda text: status.update(f"compiling {text}"))
     console.print(table(found))
     for line in failures(found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
