@@ -10,7 +10,7 @@ gives), or a view with other dimensions.  Coefficients are free of the states in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from scandsl.analysis.factor import dot, pull
