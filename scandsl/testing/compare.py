@@ -41,6 +41,11 @@ class Case:
     sizes: Mapping[str, int] = field(default_factory=dict)
     carried: bool = False
 
+    def draw(self, recurrence: Recurrence, dtype: torch.dtype, seed: int) -> Data:
+        """Its data in a dtype."""
+        sizes, layout = self.sizes, self.layout
+        return draw(recurrence, sizes, layout, dtype=dtype, seed=seed, carried=self.carried)
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -116,14 +121,7 @@ def runs(
         for dtype in dtypes:
             todo = [b for b in chosen if _applies(b, case, dtype)]
             if todo:
-                data = draw(
-                    recurrence,
-                    case.sizes,
-                    case.layout,
-                    dtype=dtype,
-                    seed=seed,
-                    carried=case.carried,
-                )
+                data = case.draw(recurrence, dtype, seed)
                 bench = _Bench.prepare(recurrence, data, dtype, seed + 1, device)
                 for backend in todo:
                     yield bench.run(module, case, backend)
@@ -178,9 +176,9 @@ class _Bench:
         verdicts = []
         for key, true in self.truth.items():
             if key in found:
-                error = relative_rms(found[key].cpu(), true)
+                off = relative_rms(found[key].cpu(), true)
                 bound = tolerance(self.dtype, key[1], self.own.get(key, 0.0))
-                verdicts.append(Verdict(*key, error, bound))
+                verdicts.append(Verdict(*key, off, bound))
             elif backend != STEP:
                 return Run(*label, (), f"no {key[1].value} `{key[0]}` came back")
         return Run(*label, tuple(verdicts))
