@@ -316,7 +316,8 @@ class Builder(Transformer[Token, Any]):
 
     def doc(self, parts: list[Any]) -> Doc:
         """The documentation of a scan, without its quotes and indentation; no escapes."""
-        return Doc(inspect.cleandoc(parts[0][3:-3]), span_of(parts[0]))
+        text = parts[0][3:-3].replace("\r\n", "\n").replace("\r", "\n")
+        return Doc(inspect.cleandoc(text), span_of(parts[0]))
 
     def scan_header(self, parts: list[Any]) -> Header:
         """`scan x:`."""
