@@ -1,4 +1,4 @@
-"""Recurrences written by hand in numpy, from their papers: one sequence, one head, one loop over time.
+"""Recurrences written by hand in numpy, from their papers: one sequence, one head, step by step.
 
 In: `a`, the inputs `[T, *dims]` and params `[*dims]` by name; `s`, the states by name, which a loop
 updates in place.  Out: the list of every output over time.  No torch, and nothing of scandsl.
@@ -256,7 +256,7 @@ def mamba(a, s) -> Outputs:
 
 
 def mamba3(a, s) -> Outputs:
-    before = s.Bx_lag[0]
+    before = s.Bx_lag[0].T  # the memory is [P, N], as the spec names P first
     y = []
     for t in steps(a.x):
         d = softplus(a.dt[t] + a.dt_bias)
@@ -266,7 +266,7 @@ def mamba3(a, s) -> Outputs:
         s.h = np.diag(decay) @ s.h + old + a.lam[t] * d * now
         before = now
         y.append(((a.Cr[t] + 1j * a.Ci[t]) @ s.h).real + a.D * a.x[t])
-    s.Bx_lag = before[None]
+    s.Bx_lag = before.T[None]
     return (y,)
 
 

@@ -1,6 +1,6 @@
-"""What the tests of the interpreter share: specs, data drawn from their ranges, and the numpy loops.
+"""What the tests of the interpreter share: specs, data drawn from their ranges, numpy loops.
 
-In: the name of a scan.  Out: its recurrence, its data in float64, and what `tests.loops` makes of it.
+In: the name of a scan.  Out: its recurrence, data in float64, and what `tests.loops` makes of it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from scandsl.syntax.parse import parse
 from tests.loops import LOOPS
 
 ROOT = Path(__file__).parent.parent
-SIZES = {"K": 3, "V": 2, "D": 3, "N": 2, "P": 4, "M": 3}
+SIZES = {"K": 4, "V": 3, "D": 3, "N": 2, "P": 3, "M": 5}
 HEADS = 2
 
-# Where a loop cannot take a random start: the equation needs a symmetric P, or a param is the start.
+# Where a start is not drawn: the equation needs a symmetric P, or a param is the start.
 FROM_PARAMS: dict[str, dict[str, str]] = {
     "ttt_mlp": {"U": "U0", "W": "W0"},
     "ttt_muon": {"F": "W0"},
@@ -50,18 +50,15 @@ def read(text: str) -> Recurrence:
 
 
 @cache
-def _specs() -> dict[str, Recurrence]:
-    paths = [*sorted((ROOT / "examples").glob("*.scan")), ROOT / "tests/specs/reference.scan"]
-    out: dict[str, Recurrence] = {}
-    for path in paths:
-        source = Source(path.name, path.read_text(encoding="utf-8"))
-        out |= {r.name: r for r in check_file(parse(source), source).recurrences}
-    return out
+def _scans(path: Path) -> dict[str, Recurrence]:
+    source = Source(path.name, path.read_text(encoding="utf-8"))
+    return {r.name: r for r in check_file(parse(source), source).recurrences}
 
 
 def spec(name: str) -> Recurrence:
-    """A scan of `examples/` or of `specs/reference.scan`."""
-    return _specs()[name]
+    """The scan of `examples/<name>.scan`, or one of `specs/reference.scan`."""
+    example = ROOT / "examples" / f"{name}.scan"
+    return _scans(example if example.exists() else ROOT / "tests/specs/reference.scan")[name]
 
 
 @dataclass
@@ -82,7 +79,7 @@ def _in_range(declared: Tensor, x: np.ndarray) -> np.ndarray:
     if declared.unit:
         return x / (0.1 + np.linalg.norm(x, axis=-1, keepdims=True))
     if declared.range is None:
-        return 0.7 * x
+        return 0.5 * x
     low, high = declared.range.low, declared.range.high
     if np.isinf(low):
         return high - 0.5 * np.exp(x)
@@ -106,8 +103,9 @@ def draw(name: str, length: int, batch: int = 1, seed: int = 0, state: bool = Tr
         if part not in NOT_DRAWN.get(name, ()):
             shape = (batch, HEADS, *depth, *(size[d] for d in dims))
             x = 0.5 * np.abs(random.standard_normal(shape))
-            complex_ = kind is Kind.COMPLEX
-            data.state[part] = x + 0.5j * random.standard_normal(shape) if complex_ else x
+            if kind is Kind.COMPLEX:
+                x = x + 0.5j * random.standard_normal(shape)
+            data.state[part] = x > 0.4 if kind is Kind.BOOL else x
     return data
 
 

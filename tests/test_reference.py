@@ -159,7 +159,7 @@ def test_what_lags_remember() -> None:
     """By hand: `x`, `x² + t`, the sign of the sum and the state, at their declared starts."""
     data = draw("everything_remembered", 6, state=False)
     x, g = data.tensors["x"][0], np.broadcast_to(data.tensors["g"][0], (6, 2))
-    s_past, s = {-1: np.full((2, 3), 2.0)}, np.full((2, 3), 2.0)
+    s_past, s = {-1: np.full((2, 4), 2.0)}, np.full((2, 4), 2.0)
     out = []
     for t in range(6):
         lag_x = x[t - 2] if t >= 2 else 0
@@ -179,7 +179,7 @@ def test_what_lags_remember() -> None:
 def test_no_steps_at_all() -> None:
     data = draw("mamba3", 0, batch=2)
     found = run("mamba3", data)
-    assert found.outputs[0].shape == (2, 0, 2, 4)
+    assert found.outputs[0].shape == (2, 0, 2, 3)
     for part, x in data.state.items():
         np.testing.assert_array_equal(found.state[part].numpy(), x)
 
@@ -221,7 +221,7 @@ def test_declared_starts_from_params_scalars_and_sizes() -> None:
     x = torch.rand(1, 0, 1, 4, dtype=torch.float64)
     w = torch.rand(2, 3, dtype=torch.float64)
     found = interpret(spec("started"), {"x": x, "w": w}).state
-    expected = (w[None, :, :, None] * 0.5 + 4).expand(1, 2, 3, 4)
+    expected = w[None, :, :, None] * 0.5 * torch.arange(4) + 4
     torch.testing.assert_close(found["S"], expected)
     torch.testing.assert_close(found["z"], torch.ones(1, 2, 4, dtype=torch.float64))
     assert bool((found["m"] == -torch.inf).all())
@@ -392,10 +392,13 @@ EXPRESSIONS = [
 
 @pytest.mark.parametrize(("expression", "expected"), EXPRESSIONS)
 def test_expressions(expression: str, expected) -> None:
-    recurrence = read(f"scan s:\n    input x[K], w[K]\n    output y[K] = {expression}\n")
+    recurrence = read(
+        "scan s:\n    input x[K], w[K]\n"
+        f"    output y[K] = {expression}\n    output unused = x @ w\n"
+    )
     random = np.random.default_rng(3)
     x, w = random.standard_normal((2, 1, 4, 2, 3))
-    (found,) = interpret(recurrence, {"x": torch.tensor(x), "w": torch.tensor(w)}).outputs
+    found = interpret(recurrence, {"x": torch.tensor(x), "w": torch.tensor(w)}).outputs[0]
     made = expected(x, w)
     np.testing.assert_allclose(found.numpy(), made, rtol=1e-12, atol=1e-12)
     assert (found.dtype == torch.bool) == (made.dtype == bool)
