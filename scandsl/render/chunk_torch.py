@@ -1,0 +1,416 @@
+"""Renders the chunked form in tensor operations: all chunks at once, and a loop for the carries.
+
+In: the forward and backward chunk programs of a recurrence.  Out: the source of two functions with
+the calling convention of `scandsl.render.form`.  Values lie as `[B, H, N, *dims]` with N chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scandsl.diagnostics import InternalError
+from scandsl.ir.nodes import Dims, Input, Kind, Load, Param, Recurrence, Ref, Row, Scalar, Value, operands
+from scandsl.kernels.backward import Backward, cotangent
+from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram, Split, Store
+from scandsl.kernels.split import split
+from scandsl.render.form import RenderedForm
+from scandsl.render.layout import indented
+from scandsl.render.names import Names
+from scandsl.render.torch_printer import Scope, Text, TorchPrinter
+
+CHUNK = 64
+
+
+class ChunkTorch:
+    """Writes the torch form of one recurrence; `arguments` maps declared to Python names."""
+
+    def __init__(
+        self,
+        recurrence: Recurrence,
+        arguments: dict[str, str],
+        name: str,
+        forward: ChunkProgram,
+        backward: Backward,
+        uses_time: bool,
+    ) -> None:
+        self.recurrence = recurrence
+        self.arg = arguments
+        self.name = name
+        self.forward = forward
+        self.backward = backward
+        self.uses_time = uses_time
+        self.helpers: set[str] = set()
+        self.tensors = [self._tensor(n) for n in recurrence.arguments]
+        self.inputs = {t.name for t in recurrence.inputs}
+        self.order = {d.name: i for i, d in enumerate(recurrence.dims)}
+
+    def _tensor(self, name: str):  # type: ignore[no-untyped-def]
+        found = [t for t in (*self.recurrence.inputs, *self.recurrence.params) if t.name == name]
+        if not found:
+            raise InternalError(f"no tensor `{name}`")
+        return found[0]
+
+    # ------------------------------------------------------------ names
+
+    def parameters(self) -> list[str]:
+        """What both functions begin with."""
+        out = [self.arg[t.name] for t in self.tensors]
+        out += [self.arg[s.name] for s in self.recurrence.scalars]
+        out += [f"start_{self.arg[s.name]}" for s in self.recurrence.states]
+        if self.uses_time:
+            out.append("start_t")
+        return [*out, "cu_seqlens"]
+
+    def render(self) -> RenderedForm:
+        """Both functions."""
+        forward, backward = f"_{self.name}_chunk_forward", f"_{self.name}_chunk_backward"
+        source = "\n\n\n".join((self._forward(forward), self._backward(backward)))
+        saved = tuple(f"kept_{self.arg[c.name]}" for c in self.forward.carries)
+        return RenderedForm("torch", source + "\n", forward, backward, saved, "")
+
+    # ------------------------------------------------------------ shared pieces
+
+    def _canonical(self, dims: Dims) -> Dims:
+        return tuple(sorted(dims, key=self.order.__getitem__))
+
+    def _moved(self, text: str, lead: int, have: Dims, want: Dims) -> str:
+        """`text` with its trailing axes in another order."""
+        if have == want:
+            return text
+        axes = [*range(lead), *(lead + have.index(d) for d in want)]
+        return f"{text}.permute({', '.join(map(str, axes))})"
+
+    def _prelude(self) -> list[str]:
+        tensors = [self.arg[t.name] for t in self.tensors]
+        lines = [
+            f"dtype = _compute_dtype({', '.join(tensors)})",
+            f"heads = {self._heads()}",
+        ]
+        first = self.arg[self.recurrence.inputs[0].name]
+        lines.append(f"device = {first}.device")
+        lines.append(f"chunks = _chunks({first}.shape[0], {first}.shape[1], {CHUNK}, cu_seqlens)")
+        for dim in self.recurrence.dims:
+            if dim.size is None and dim.base is None:
+                lines.append(f"size_{self._dim(dim.name)} = {self._size_of(dim.name)}")
+        return lines
+
+    def _heads(self) -> str:
+        parts = [
+            f"{self.arg[t.name]}.shape[{2 if t.name in self.inputs else 0}]" for t in self.tensors
+        ]
+        return parts[0] if len(parts) == 1 else f"max({', '.join(parts)})"
+
+    def _dim(self, name: str) -> str:
+        return name.replace("'", "_")
+
+    def _size_of(self, dim: str) -> str:
+        for t in self.tensors:
+            if dim in t.dims:
+                lead = 3 if t.name in self.inputs else 1
+                return f"{self.arg[t.name]}.shape[{lead + t.dims.index(dim)}]"
+        raise InternalError(f"dimension `{dim}` has no size")
+
+    def _sizes(self) -> dict[str, str]:
+        sizes = {ROW: "chunks.size", COLUMN: "chunks.size"}
+        for dim in self.recurrence.dims:
+            base = dim.base or dim.name
+            sizes[dim.name] = str(dim.size) if dim.size is not None else f"size_{self._dim(base)}"
+        return sizes
+
+    def _shape(self, carry: Carry) -> str:
+        sizes = self._sizes()
+        parts = ["chunks.sequences", "heads", *(sizes[d] for d in carry.dims)]
+        return ", ".join(parts)
+
+    def _names(self) -> Names:
+        taken = {*self.parameters(), "dtype", "heads", "device", "chunks", "save", "n", "step"}
+        taken |= {"allow_tf32", "math", "torch", "carried"}
+        for dim in self.recurrence.dims:
+            taken.add(f"size_{self._dim(dim.name)}")
+        return Names(taken)
+
+    def _used(self, program: ChunkProgram, refs: Sequence[Ref]) -> list[tuple[Ref, Value]]:
+        return [(r, program.values[r]) for r in refs]
+
+    # ------------------------------------------------------------ leaves
+
+    def _load_leaves(
+        self, program: ChunkProgram, refs: Sequence[Ref], names: Names, kept: dict[str, str]
+    ) -> tuple[list[str], dict[Ref, str]]:
+        """Statements that lay out what the program reads, and the names they give it."""
+        lines: list[str] = []
+        leaf: dict[Ref, str] = {}
+        for ref, value in self._used(program, refs):
+            match value.op:
+                case Input(name):
+                    arg = self.arg[name]
+                    own = self._tensor(name).dims
+                    text = f"_rows({arg}, chunks, heads, dtype, zero=False)"
+                    text = self._moved(text, 4, own, self._canonical(own))
+                    leaf[ref] = names.fresh(f"{arg}_rows")
+                    lines.append(f"{leaf[ref]} = {text}")
+                case Param(name):
+                    arg = self.arg[name]
+                    own = self._tensor(name).dims
+                    leaf[ref] = names.fresh(f"{arg}_heads")
+                    text = f"_param({arg}, heads, dtype)"
+                    text = self._moved(text, 1, own, self._canonical(own))
+                    lines.append(f"{leaf[ref]} = {text}.unsqueeze(1)")
+                    self.helpers.add("_param")
+                case Row():
+                    leaf[ref] = names.fresh("rows")
+                    lines.append(f"{leaf[ref]} = _row_mask(chunks, device)")
+                case Load(name) if name == POSITION:
+                    leaf[ref] = names.fresh("position")
+                    lines.append(f"{leaf[ref]} = _positions(chunks, start_t)")
+                case Load(name) if name in kept:
+                    leaf[ref] = kept[name]
+                case Load(name):
+                    out = self._output(name)
+                    arg = f"d_{self.arg[out.name]}"
+                    leaf[ref] = names.fresh(f"{arg}_rows")
+                    text = f"_rows({arg}, chunks, heads, dtype, zero=True)"
+                    text = self._moved(text, 4, out.dims, self._canonical(out.dims))
+                    lines.append(f"{leaf[ref]} = {text}")
+                case Scalar(name):
+                    leaf[ref] = self.arg[name]
+                case _:
+                    pass
+        return lines, leaf
+
+    def _output(self, name: str):  # type: ignore[no-untyped-def]
+        return next(o for o in self.recurrence.outputs if cotangent(o.name) == name)
+
+    # ------------------------------------------------------------ the three parts
+
+    def _scope(self, leaf: dict[Ref, str], numbers: frozenset[Ref]) -> Scope:
+        def find(ref: Ref, value: Value) -> Text | str | None:
+            del value
+            if ref in leaf:
+                return Text(leaf[ref], number=ref in numbers)
+            return None
+
+        return Scope(leaf=find, sizes=self._sizes())
+
+    def _scalars(self, program: ChunkProgram) -> frozenset[Ref]:
+        return frozenset(r for r, v in enumerate(program.values) if isinstance(v.op, Scalar))
+
+    def _before(
+        self, program: ChunkProgram, parts: Split, leaf: dict[Ref, str], names: Names
+    ) -> tuple[list[str], dict[Ref, str], frozenset[Ref]]:
+        """Everything that does not look at the carries, as far as the rest needs it."""
+        roots = [c.next for c in program.carries] + [x.value for x in program.stores]
+        wanted = self._boundary(program, parts.before, (*parts.inside, *parts.after))
+        wanted += [r for r in dict.fromkeys(roots) if r in parts.before and r not in wanted]
+        printer = TorchPrinter(program.values, self._scope(leaf, self._scalars(program)), names)
+        texts = printer.emit(wanted)
+        lines = printer.lines
+        found: dict[Ref, str] = {}
+        plain: set[Ref] = set()
+        for ref, text in zip(wanted, texts, strict=True):
+            if printer.is_number(ref):
+                plain.add(ref)
+            elif not text.isidentifier():
+                name = names.fresh("part", numbered=True)
+                lines.append(f"{name} = {text}")
+                text = name
+            found[ref] = text
+        self.helpers |= printer.helpers
+        return lines, found, frozenset(plain)
+
+    def _boundary(
+        self, program: ChunkProgram, first: Sequence[Ref], then: Sequence[Ref]
+    ) -> list[Ref]:
+        from_first = set(first)
+        out: dict[Ref, None] = {}
+        for ref in then:
+            for operand in _operands(program, ref):
+                if operand in from_first:
+                    out[operand] = None
+        return list(out)
+
+    def _step(
+        self, program: ChunkProgram, found: dict[Ref, str], plain: frozenset[Ref], names: Names
+    ) -> list[str]:
+        """The loop's body as a function of the chunk's number and the carries."""
+        leaf: dict[Ref, str] = {}
+        for ref, text in found.items():
+            value = program.values[ref]
+            if ref in plain:
+                leaf[ref] = text
+            elif value.varies:
+                leaf[ref] = f"{text}[:, :, n]"
+            elif self._has_heads(program, ref):
+                leaf[ref] = f"{text}.select(1, 0)"
+            else:
+                leaf[ref] = text
+        carried = []
+        for carry in program.carries:
+            name = names.fresh(f"carry_{self._carry_arg(carry.name)}")
+            carried.append(name)
+            for ref, value in enumerate(program.values):
+                if isinstance(value.op, Load) and value.op.name == carry.name:
+                    leaf[ref] = name
+        printer = TorchPrinter(program.values, self._scope(leaf, plain), names)
+        texts = printer.emit([c.next for c in program.carries])
+        self.helpers |= printer.helpers
+        head = "def step(n: int, carried: tuple[Tensor, ...]) -> tuple[Tensor, ...]:"
+        body = [f"{', '.join(carried)}{',' if len(carried) == 1 else ''} = carried"]
+        if not any(name in " ".join([*printer.lines, *texts]) for name in carried):
+            body = []
+        body += printer.lines
+        results = []
+        for carry, text, name in zip(program.carries, texts, carried, strict=True):
+            if self._constant(program, carry.next):
+                text = f"({text}) + torch.zeros_like({name})"
+                if not body or "= carried" not in body[0]:
+                    body.insert(0, f"{', '.join(carried)}{',' if len(carried) == 1 else ''} = carried")
+            results.append(text)
+        body.append(f"return ({', '.join(results)}{',' if len(results) == 1 else ''})")
+        return [head, *indented(body)]
+
+    def _constant(self, program: ChunkProgram, ref: Ref) -> bool:
+        """Whether a carry's next value depends on nothing that has batch and head axes."""
+        return not program.values[ref].varies
+
+    def _has_heads(self, program: ChunkProgram, ref: Ref) -> bool:
+        if isinstance(program.values[ref].op, Param):
+            return True
+        return any(self._has_heads(program, r) for r in _operands(program, ref))
+
+    def _carry_arg(self, name: str) -> str:
+        return self.arg[name] if name in self.arg else f"d_{self.arg[name.removeprefix('d_')]}"
+
+    def _body(
+        self,
+        program: ChunkProgram,
+        names: Names,
+        kept: dict[str, str],
+        starts: Sequence[str],
+    ) -> tuple[list[str], list[str]]:
+        """All statements, and the expressions of the stores; ends have the names `end_…`."""
+        parts = split(program)
+        need = [r for r, v in enumerate(program.values) if not self._is_carry(program, v)]
+        lines, leaf = self._load_leaves(program, need, names, kept)
+        before, found, plain = self._before(program, parts, leaf, names)
+        lines += [*before, "", *self._step(program, found, plain, names), ""]
+        lines += self._run_loop(program, starts)
+        for carry in program.carries:
+            for ref, value in enumerate(program.values):
+                if isinstance(value.op, Load) and value.op.name == carry.name:
+                    found[ref] = f"kept_{self._carry_arg(carry.name)}"
+        printer = TorchPrinter(program.values, self._scope({**leaf, **found}, plain), names)
+        roots = [x.value for x in program.stores]
+        printer.emit(roots)
+        self.helpers |= printer.helpers
+        texts = [printer.tensor_of(r) for r in roots]
+        return [*lines, *printer.lines], texts
+
+    def _is_carry(self, program: ChunkProgram, value: Value) -> bool:
+        carried = {c.name for c in program.carries}
+        return isinstance(value.op, Load) and value.op.name in carried
+
+    def _run_loop(self, program: ChunkProgram, starts: Sequence[str]) -> list[str]:
+        lines: list[str] = []
+        kept_names = [f"kept_{self._carry_arg(c.name)}" for c in program.carries]
+        end_names = [f"end_{self._carry_arg(c.name)}" for c in program.carries]
+        for carry, start, name in zip(program.carries, starts, end_names, strict=True):
+            own = self._canonical(carry.dims)
+            lines.append(f"if {start} is None:")
+            lines.append(f"    {start} = torch.zeros(")
+            lines.append(f"        ({self._shape(carry)}), dtype=dtype, device=device")
+            lines.append("    )")
+            lines.append(f"{name} = {self._moved(start, 2, carry.dims, own)}.to(dtype)")
+        comma = "," if len(end_names) == 1 else ""
+        lines += [
+            f"({', '.join(kept_names)}{comma}), ({', '.join(end_names)}{comma}) = _walk(",
+            "    step,",
+            f"    ({', '.join(end_names)}{comma}),",
+            "    chunks,",
+            f"    reverse={program.reverse},",
+            ")",
+        ]
+        return lines
+
+    # ------------------------------------------------------------ functions
+
+    def _ends(self, program: ChunkProgram) -> list[str]:
+        out = []
+        for carry in program.carries:
+            text = f"end_{self._carry_arg(carry.name)}"
+            out.append(self._moved(text, 2, self._canonical(carry.dims), carry.dims))
+        return out
+
+    def _stored(self, store: Store, text: str, dtype: str) -> str:
+        text = self._moved(text, 4, self._canonical(store.dims), store.dims)
+        return f"_tokens({text}, chunks, heads, {dtype})"
+
+    def _forward(self, name: str) -> str:
+        names = self._names()
+        kept: dict[str, str] = {}
+        starts = [f"start_{self.arg[s.name]}" for s in self.recurrence.states]
+        lines = self._prelude()
+        body, texts = self._body(self.forward, names, kept, starts)
+        lines += body
+        first = self.arg[self.recurrence.inputs[0].name]
+        outputs = []
+        for store, text in zip(self.forward.stores, texts, strict=True):
+            target = {Kind.INT: "torch.int64", Kind.BOOL: "torch.bool"}.get(store.kind, f"{first}.dtype")
+            var = names.fresh(f"out_{self.arg[store.name]}")
+            lines.append(f"{var} = {self._stored(store, text, target)}")
+            outputs.append(var)
+        finals = self._ends(self.forward)
+        if self.uses_time:
+            finals.append("_end_position(start_t, chunks)")
+        saved = [f"kept_{self.arg[c.name]}" for c in self.forward.carries]
+        lines += [
+            f"return {_tuple(outputs)}, {_tuple(finals)}, {_tuple(saved)} if save else ()",
+        ]
+        head = [f"def {name}({', '.join(self.parameters())}, save, allow_tf32):"]
+        doc = ['"""All chunks at once; a loop over chunks hands on the states."""', "del allow_tf32"]
+        return "\n".join([*head, *indented([*doc, *lines])])
+
+    def _backward(self, name: str) -> str:
+        program = self.backward.program
+        names = self._names()
+        kept = {c.name: f"kept_{self.arg[c.name]}" for c in self.forward.carries}
+        d_outputs = [f"d_{self.arg[o.name]}" for o in self.recurrence.outputs]
+        d_finals = [f"d_end_{self.arg[s.name]}" for s in self.recurrence.states]
+        names.reserve([*kept.values(), *d_outputs, *d_finals])
+        lines = self._prelude()
+        body, texts = self._body(program, names, kept, d_finals)
+        lines += body
+        grads = dict(zip([s.name for s in program.stores], zip(program.stores, texts, strict=True)))
+        results = []
+        for tensor in self.tensors:
+            arg = self.arg[tensor.name]
+            found = grads.get(cotangent(tensor.name))
+            if found is None:
+                results.append(f"torch.zeros_like({arg})")
+                continue
+            var = names.fresh(f"grad_{arg}")
+            store, text = found
+            if tensor.name in self.inputs:
+                group = f"_group_sum({self._stored(store, text, 'dtype')}, {arg}.shape[2], 2)"
+            else:
+                moved = self._moved(text, 3, self._canonical(store.dims), store.dims)
+                lines.append(f"{var} = _param_sum({moved}, chunks, heads, {arg})")
+                results.append(var)
+                continue
+            lines.append(f"{var} = {group}.to({arg}.dtype)")
+            results.append(var)
+        ends = self._ends(program)
+        parameters = [*self.parameters(), *[f"kept_{self.arg[c.name]}" for c in self.forward.carries]]
+        parameters += [*d_outputs, *d_finals, "allow_tf32"]
+        lines.append(f"return {_tuple(results)}, {_tuple(ends)}")
+        head = [f"def {name}("] + [f"    {p}," for p in parameters] + ["):"]
+        doc = ['"""The same chunks against time; a loop hands on the states\' cotangents."""']
+        return "\n".join([*head, *indented([*doc, "del allow_tf32", *lines])])
+
+
+def _tuple(items: Sequence[str]) -> str:
+    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+
+
+def _operands(program: ChunkProgram, ref: Ref) -> tuple[Ref, ...]:
+    return operands(program.values[ref].op)

@@ -1,0 +1,123 @@
+"""Elementwise functions as Triton expressions.
+
+In: operand texts (float32 tiles or numbers).  Out: one expression.  Only `triton.language` core
+functions are used, so that the same text runs under Triton's interpreter.
+"""
+
+from __future__ import annotations
+
+from scandsl.diagnostics import InternalError
+
+_TEMPLATES = {
+    "neg": "-{x}",
+    "not": "({x} == 0)",
+    "exp": "tl.exp({x})",
+    "log": "tl.log({x})",
+    "log1p": "_log1p({x})",
+    "expm1": "_expm1({x})",
+    "sqrt": "tl.sqrt_rn({x})",
+    "rsqrt": "tl.rsqrt({x})",
+    "abs": "tl.abs({x})",
+    "sign": "tl.where({x} > 0, 1.0, tl.where({x} < 0, -1.0, 0.0))",
+    "floor": "tl.floor({x})",
+    "sin": "tl.sin({x})",
+    "cos": "tl.cos({x})",
+    "tanh": "_tanh({x})",
+    "sigmoid": "tl.sigmoid({x})",
+    "logsigmoid": "(tl.minimum({x}, 0.0) - _log1p(tl.exp(-tl.abs({x}))))",
+    "softplus": "(tl.maximum({x}, 0.0) + _log1p(tl.exp(-tl.abs({x}))))",
+    "silu": "({x} * tl.sigmoid({x}))",
+    "relu": "tl.maximum({x}, 0.0)",
+    "elu": "tl.where({x} > 0, {x}, _expm1(tl.minimum({x}, 0.0)))",
+    "gelu": "(0.5 * {x} * (1.0 + tl.erf(0.7071067811865476 * {x})))",
+    "erf": "tl.erf({x})",
+    "re": "{x}",
+    "conj": "{x}",
+}
+
+_INFIX = {
+    "add": "({a} + {b})",
+    "sub": "({a} - {b})",
+    "mul": "({a} * {b})",
+    "div": "({a} / {b})",
+    "max": "tl.maximum({a}, {b})",
+    "min": "tl.minimum({a}, {b})",
+    "logaddexp": "_logaddexp({a}, {b})",
+    "lt": "({a} < {b})",
+    "le": "({a} <= {b})",
+    "gt": "({a} > {b})",
+    "ge": "({a} >= {b})",
+    "eq": "({a} == {b})",
+    "ne": "({a} != {b})",
+    "and": "({a} & {b})",
+    "or": "({a} | {b})",
+}
+
+HELPERS = '''
+def _log1p(x):
+    u = 1.0 + x
+    return tl.where(u == 1.0, x, tl.log(u) * (x / (u - 1.0)))
+
+
+def _expm1(x):
+    series = x * (1.0 + x * (0.5 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120)))))
+    return tl.where(tl.abs(x) < 0.125, series, tl.exp(x) - 1.0)
+
+
+def _tanh(x):
+    square = x * x
+    series = x * (1.0 - square * (1 / 3 - square * (2 / 15 - square * (17 / 315))))
+    small = tl.exp(-2.0 * tl.abs(x))
+    outer = tl.where(x < 0, -1.0, 1.0) * (1.0 - small) / (1.0 + small)
+    return tl.where(tl.abs(x) < 0.125, series, outer)
+
+
+def _logaddexp(a, b):
+    top = tl.maximum(a, b)
+    gap = -tl.abs(a - b)
+    return tl.where(a == b, top + 0.6931471805599453, top + _log1p(tl.exp(gap)))
+
+
+def _power(a, b):
+    size = tl.exp(b * tl.log(tl.abs(a)))
+    whole = tl.floor(b) == b
+    odd = whole & (tl.floor(b * 0.5) * 2.0 != b)
+    signed = tl.where(odd & (a < 0), -size, size)
+    return tl.where(b == 0.0, 1.0, tl.where((a < 0) & (whole == 0), float("nan"), signed))
+'''
+
+
+def unary(fn: str, x: str) -> str:
+    """The function `fn` of the expression `x`."""
+    if fn not in _TEMPLATES:
+        raise InternalError(f"no Triton form of `{fn}`")
+    return _TEMPLATES[fn].format(x=x)
+
+
+def repeats_operand(fn: str) -> bool:
+    """Whether the text of `fn` holds its operand more than once, which then has to be a name."""
+    return _TEMPLATES.get(fn, "").count("{x}") > 1
+
+
+def binary(fn: str, a: str, b: str, integer: bool) -> str:
+    """The function `fn` of two expressions."""
+    if fn == "mod":
+        return f"((({a} % {b}) + {b}) % {b})" if integer else f"({a} - tl.floor({a} / {b}) * {b})"
+    if fn == "pow":
+        return f"_power({a}, {b})"
+    return _INFIX[fn].format(a=a, b=b)
+
+
+def power(a: str, exponent: float) -> str | None:
+    """A power with a literal exponent, where there is a short form; `a` has to be a name."""
+    short = {
+        1.0: a,
+        2.0: f"({a} * {a})",
+        3.0: f"({a} * {a} * {a})",
+        4.0: f"({a} * {a} * {a} * {a})",
+        -1.0: f"(1.0 / {a})",
+        -2.0: f"(1.0 / ({a} * {a}))",
+        0.5: f"tl.sqrt_rn({a})",
+        -0.5: f"tl.rsqrt({a})",
+    }
+    return short.get(float(exponent))

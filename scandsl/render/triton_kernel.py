@@ -1,0 +1,510 @@
+"""Renders one scheduled kernel as a Triton function.
+
+In: a `Kernel` and the recurrence's tensors.  Out: the source of a plain Python function (made a
+kernel by `triton.jit` at the first launch) and the order of its arguments, which the host code needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from scandsl.diagnostics import InternalError
+from scandsl.ir.nodes import (
+    Dims,
+    Input,
+    Kind,
+    Load,
+    MakeComplex,
+    Param,
+    Recurrence,
+    Ref,
+    Scalar,
+    Time,
+    Unary,
+    Value,
+)
+from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram
+from scandsl.kernels.schedule import Kernel
+from scandsl.render.names import ascii_name
+from scandsl.render.triton_printer import WIDTH, Axis, Tile, TritonPrinter, use_counts
+
+_OWN = (
+    "tl", "triton", "CHUNK", "CHUNKS", "TOKENS", "HEADS", "DOT", "PRECISION", "PACKED", "i", "row",
+    "seq", "h", "tile", "first", "count", "token", "chunk", "length", "begin", "first_chunk", "step",
+    "n", "where", "position", "starts_ptr", "counts_ptr", "seqs_ptr", "locals_ptr",
+    "first_chunks_ptr", "position_ptr", "chunks", "rest", "float", "range", "if", "for", "in", "is",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """ASCII names of the tensors, dimensions and scalars of a recurrence inside kernels."""
+
+    tensors: dict[str, str]
+    dims: dict[str, str]
+
+    @staticmethod
+    def of(recurrence: Recurrence) -> Names:
+        """Names as near to the user's as ASCII allows, unique."""
+        tensors: dict[str, str] = {}
+        wished = [t.name for t in (*recurrence.inputs, *recurrence.params)]
+        wished += [s.name for s in recurrence.scalars] + [s.name for s in recurrence.states]
+        wished += [o.name for o in recurrence.outputs]
+        for index, name in enumerate(wished):
+            base = ascii_name(name, f"tensor{index}")
+            taken = set(tensors.values())
+            while base in taken or base in _OWN:
+                base += "_"
+            tensors.setdefault(name, base)
+        dims: dict[str, str] = {}
+        for index, dim in enumerate(recurrence.dims):
+            base = ascii_name(dim.name.replace("'", "_"), f"dim{index}")
+            while base in dims.values():
+                base += "_"
+            dims[dim.name] = base
+        return Names(tensors, dims)
+
+    def tensor(self, name: str) -> str:
+        """The name of a tensor; `d_x` for the cotangent of `x`."""
+        if name in self.tensors:
+            return self.tensors[name]
+        return f"d_{self.tensors[name.removeprefix('d_')]}"
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedKernel:
+    """A kernel's text and its arguments, in order; `grid_tiles` are the dims cut over the grid."""
+
+    name: str
+    source: str
+    arguments: tuple[str, ...]
+    tiled: tuple[str, ...]
+    dims: tuple[str, ...]
+
+
+def unprintable(program: ChunkProgram) -> str | None:
+    """Why a program has no Triton form yet, or `None` if it has one."""
+    for value in program.values:
+        if value.kind is Kind.COMPLEX or isinstance(value.op, MakeComplex):
+            return "complex values"
+        if isinstance(value.op, Unary) and value.op.fn == "im":
+            return "complex values"
+        if isinstance(value.op, Time):
+            return "positions outside rows"
+        if len(value.dims) > 3:
+            return "values of more than three dimensions"
+    return None
+
+
+class KernelRenderer:
+    """Assembles one kernel."""
+
+    def __init__(self, recurrence: Recurrence, names: Names, kernel: Kernel, name: str) -> None:
+        self.recurrence = recurrence
+        self.names = names
+        self.kernel = kernel
+        self.name = name
+        self.values = kernel.program.values
+        self.tensors = {t.name: t for t in (*recurrence.inputs, *recurrence.params)}
+        self.cotangents = {c.name: c for c in kernel.cotangents}
+        self.kept = {c.name: c for c in kernel.loads}
+        self.carried = {c.name: c for c in kernel.carries}
+        self.user_dims = self._dims()
+        roots = [c.next for c in kernel.carries] + [s.value for s in kernel.stores]
+        self.printer = TritonPrinter(
+            values=self.values,
+            leaf=self._leaf,
+            axis=self._axes(),
+            users=use_counts(self.values, kernel.refs, roots),
+        )
+        self.printer.taken.update(_OWN)
+
+    # ------------------------------------------------------------ dimensions
+
+    def _dims(self) -> tuple[str, ...]:
+        used: set[str] = set()
+        for ref in self.kernel.refs:
+            used.update(self.values[ref].dims)
+            op = self.values[ref].op
+            if hasattr(op, "dim"):
+                used.add(op.dim)
+            if hasattr(op, "over"):
+                used.update(op.over)
+        for result in (*self.kernel.carries, *self.kernel.stores, *self.kernel.loads):
+            used.update(result.dims)
+        for name in (*self.kernel.inputs, *self.kernel.params):
+            used.update(self.tensors[name].dims)
+        return tuple(d.name for d in self.recurrence.dims if d.name in used)
+
+    def _axes(self) -> dict[str, Axis]:
+        out = {
+            ROW: Axis("i", "CHUNK", "row", "CHUNK", False),
+            COLUMN: Axis("i", "CHUNK", "row", "CHUNK", False),
+        }
+        for dim in self.user_dims:
+            n = self.names.dims[dim]
+            out[dim] = Axis(f"o_{n}", f"BLOCK_{n}", f"in_{n}", f"size_{n}", True)
+        return out
+
+    # ------------------------------------------------------------ addresses
+
+    def _offset(self, base: str, dims: Dims, order: Dims, rows: bool) -> str:
+        """Address of a tile: `order` is how the dimensions lie in memory."""
+        axes = ((ROW,) if rows else ()) + tuple(d for d in self.printer.axis if d in dims)
+        axes = tuple(dict.fromkeys(axes))
+        parts = []
+        if rows:
+            parts.append(self._at(base, (ROW,), axes))
+        else:
+            parts.append(base)
+        for dim in axes:
+            if dim == ROW:
+                continue
+            place = order.index(dim)
+            inner = [f"size_{self.names.dims[d]}" for d in order[place + 1 :]]
+            text = self._at(self.printer.axis[dim].offsets, (dim,), axes)
+            parts.append(" * ".join([text, *inner]))
+        return " + ".join(parts)
+
+    def _at(self, text: str, own: Dims, axes: Dims) -> str:
+        if own == axes:
+            return text
+        return f"{text}[" + ", ".join(":" if a in own else "None" for a in axes) + "]"
+
+    def _mask(self, dims: Dims, rows: bool) -> str:
+        axes = tuple(d for d in self.printer.axis if d in dims or (rows and d == ROW))
+        masks = [self._at(self.printer.axis[d].mask, (d,), axes) for d in axes]
+        return " & ".join(masks)
+
+    def _volume(self, dims: Dims) -> str:
+        return " * ".join(f"size_{self.names.dims[d]}" for d in dims)
+
+    def _line(self, text: str) -> None:
+        self.printer.lines.append(text)
+
+    def _row_base(self, name: str, heads: str, group: str, dims: Dims) -> str:
+        volume = self._volume(dims)
+        text = f"(token * {heads} + h{group})"
+        text = f"{text} * {volume}" if volume else text.removeprefix("(").removesuffix(")")
+        return self.printer.assign(text, f"{name}_rows")
+
+    # ------------------------------------------------------------ leaves
+
+    def _leaf(self, ref: Ref, value: Value) -> Tile:
+        match value.op:
+            case Scalar(name):
+                return Tile(self.names.tensor(name), True, frozenset())
+            case Input(name):
+                return self._input(name, value.dims)
+            case Param(name):
+                return self._param(name, value.dims)
+            case Load(name) if name == POSITION:
+                return Tile("position", True, frozenset())
+            case Load(name) if name in self.carried:
+                return Tile(self.names.tensor(name), True, frozenset(value.dims))
+            case Load(name) if name in self.cotangents:
+                return self._cotangent(name, value.dims)
+            case Load(name):
+                return self._kept(name, value.dims)
+            case _:
+                raise InternalError("not a leaf of a kernel")
+
+    def _loaded(self, name: str, pointer: str, mask: str, dims: Dims) -> Tile:
+        masked = f", mask={mask}, other=0.0" if mask else ""
+        text = f"tl.load({pointer}{masked})"
+        raw = self.printer.assign(text, name)
+        wide = self.printer.assign(f"{raw}.to(tl.float32)", f"{name}_32")
+        return Tile(wide, True, frozenset(dims), raw)
+
+    def _input(self, name: str, dims: Dims) -> Tile:
+        n = self.names.tensor(name)
+        own = self.tensors[name].dims
+        base = self._row_base(n, f"heads_{n}", f" // (HEADS // heads_{n})", own)
+        pointer = f"{n}_ptr + {self._offset(base, own, own, rows=True)}"
+        return self._loaded(n, pointer, self._mask(own, rows=False) and self._wide(own), dims)
+
+    def _wide(self, own: Dims) -> str:
+        """Mask of the padding of a row tile; rows behind the end repeat the last token."""
+        axes = (ROW, *(d for d in self.printer.axis if d in own))
+        return " & ".join(self._at(self.printer.axis[d].mask, (d,), axes) for d in axes[1:])
+
+    def _cotangent(self, name: str, dims: Dims) -> Tile:
+        n = self.names.tensor(name)
+        own = self.cotangents[name].dims
+        base = self._row_base(n, "HEADS", "", own)
+        pointer = f"{n}_ptr + {self._offset(base, own, own, rows=True)}"
+        return self._loaded(n, pointer, self._mask((ROW, *own), rows=True), dims)
+
+    def _param(self, name: str, dims: Dims) -> Tile:
+        n = self.names.tensor(name)
+        own = self.tensors[name].dims
+        volume = self._volume(own)
+        head = f"h // (HEADS // heads_{n})"
+        base = f"({head}) * {volume}" if volume else head
+        pointer = f"{n}_ptr + {self._offset(base, own, own, rows=False)}"
+        return self._loaded(n, pointer, self._mask(own, rows=False), dims)
+
+    def _kept(self, name: str, dims: Dims) -> Tile:
+        n = self.names.tensor(name)
+        own = self.kept[name].dims
+        pointer = f"kept_{n}_ptr + {self._offset(self._kept_base(own), own, own, rows=False)}"
+        return self._loaded(n, pointer, self._mask(own, rows=False), dims)
+
+    def _kept_base(self, dims: Dims) -> str:
+        volume = self._volume(dims)
+        return f"(chunk * HEADS + h) * {volume}" if volume else "chunk * HEADS + h"
+
+    # ------------------------------------------------------------ body
+
+    def _tiles(self) -> list[str]:
+        """Offsets and masks of the dimensions; the tiled ones take their part of the grid."""
+        out = []
+        rest = "tile"
+        tiled = [d for d in self.user_dims if d in self.kernel.tiled]
+        for dim in self.user_dims:
+            n = self.names.dims[dim]
+            start = ""
+            if dim in tiled:
+                out.append(f"tiles_{n} = tl.cdiv(size_{n}, BLOCK_{n})")
+                out.append(f"tile_{n} = {rest} % tiles_{n}")
+                rest = f"({rest} // tiles_{n})"
+                start = f"tile_{n} * BLOCK_{n} + "
+            out.append(f"o_{n} = {start}tl.arange(0, BLOCK_{n})")
+            out.append(f"in_{n} = o_{n} < size_{n}")
+        return out
+
+    def _store(self, pointer: str, value: str, mask: str) -> None:
+        masked = f", mask={mask}" if mask else ""
+        parts = [pointer, f"{value}.to({pointer.split(' + ')[0]}.dtype.element_ty)"]
+        line = f"tl.store({', '.join(parts)}{masked})"
+        if len(line) <= WIDTH - 4:
+            self._line(line)
+            return
+        tail = [f"mask={mask}"] if mask else []
+        for text in ("tl.store(", *(f"    {p}," for p in (*parts, *tail)), ")"):
+            self._line(text)
+
+    def _only_first_tiles(self, dims: Dims) -> str:
+        """Condition that keeps one writer where a result lacks a tiled dimension."""
+        missing = [d for d in self.kernel.tiled if d in self.user_dims and d not in dims]
+        return " & ".join(f"(tile_{self.names.dims[d]} == 0)" for d in missing)
+
+    def _and(self, *masks: str) -> str:
+        return " & ".join(m for m in masks if m)
+
+    def _store_carry(self, pointer: str, base: str, carry: Carry, value: str) -> None:
+        address = f"{pointer} + {self._offset(base, carry.dims, carry.dims, rows=False)}"
+        mask = self._and(self._only_first_tiles(carry.dims), self._mask(carry.dims, rows=False))
+        self._store(address, value, mask)
+
+    def _seq_base(self, dims: Dims) -> str:
+        volume = self._volume(dims)
+        return f"(seq * HEADS + h) * {volume}" if volume else "seq * HEADS + h"
+
+    def _start_carries(self) -> list[str]:
+        out: list[str] = []
+        for carry in self.kernel.carries:
+            n = self.names.tensor(carry.name)
+            offset = self._offset(self._seq_base(carry.dims), carry.dims, carry.dims, rows=False)
+            mask = self._mask(carry.dims, rows=False)
+            masked = f", mask={mask}, other=0.0" if mask else ""
+            shape = self.printer.shape(tuple(d for d in self.printer.axis if d in carry.dims))
+            load = f"{n} = tl.load(start_{n}_ptr + {offset}{masked})"
+            zero = f"{n} = tl.zeros({shape}, dtype=tl.float32)" if carry.dims else f"{n} = 0.0"
+            if not carry.dims:
+                zero = f"{n} = tl.sum(tl.zeros([CHUNK], dtype=tl.float32))"
+            out += [f"if HAS_start_{n}:", f"    {load}.to(tl.float32)", "else:", f"    {zero}"]
+        return out
+
+    def _loop_body(self) -> list[str]:
+        p = self.printer
+        for carry in self.kernel.carries:
+            n = self.names.tensor(carry.name)
+            p.taken.add(n)
+            base = self._kept_base(carry.dims)
+            self._store_carry(f"kept_{n}_ptr", base, carry, n)
+        p.run(self.kernel.refs)
+        for carry in self.kernel.carries:
+            p.named(carry.next)
+        updates = [
+            (self.names.tensor(c.name), p.tiles[c.next].text)
+            for c in self.kernel.carries
+            if p.tiles[c.next].text != self.names.tensor(c.name)
+        ]
+        if len(updates) == 1:
+            self._line(f"{updates[0][0]} = {updates[0][1]}")
+        elif updates:
+            left, right = (", ".join(x) for x in zip(*updates, strict=True))
+            self._line(f"{left} = {right}")
+        body, p.lines = p.lines, []
+        return body
+
+    def _finish_carries(self) -> list[str]:
+        for carry in self.kernel.carries:
+            n = self.names.tensor(carry.name)
+            self._store_carry(f"end_{n}_ptr", self._seq_base(carry.dims), carry, n)
+        body, self.printer.lines = self.printer.lines, []
+        return body
+
+    def _chunk_body(self) -> list[str]:
+        p = self.printer
+        p.run(self.kernel.refs)
+        for store in self.kernel.stores:
+            n = self.names.tensor(store.name)
+            value = p.named(store.value)
+            rows = ROW in self.values[store.value].dims
+            first = self._only_first_tiles(store.dims)
+            if rows:
+                base = self._row_base(f"{n}", "HEADS", "", store.dims)
+                where = self._offset(base, store.dims, store.dims, rows=True)
+                mask = self._mask((ROW, *store.dims), rows=True)
+            else:
+                where = self._offset(self._kept_base(store.dims), store.dims, store.dims, rows=False)
+                mask = self._mask(store.dims, rows=False)
+            self._store(f"{n}_ptr + {where}", value, self._and(first, mask))
+        body, p.lines = p.lines, []
+        return body
+
+    # ------------------------------------------------------------ assembly
+
+    def arguments(self) -> list[str]:
+        """All arguments in order; constants are annotated in the text."""
+        t = self.names.tensor
+        out = [f"{t(x)}_ptr" for x in (*self.kernel.inputs, *self.kernel.params)]
+        out += [f"{t(c.name)}_ptr" for c in self.kernel.cotangents]
+        out += [f"kept_{t(c.name)}_ptr" for c in self.kernel.loads]
+        for carry in self.kernel.carries:
+            n = t(carry.name)
+            out += [f"start_{n}_ptr", f"kept_{n}_ptr", f"end_{n}_ptr"]
+        out += [f"{t(s.name)}_ptr" for s in self.kernel.stores]
+        out += [t(s) for s in self.kernel.scalars]
+        out += ["starts_ptr", "first_chunks_ptr"] if self.kernel.loop else ["starts_ptr", "counts_ptr"]
+        if self.kernel.uses_position:
+            out += ["position_ptr"] if self.kernel.loop else ["position_ptr", "seqs_ptr", "locals_ptr"]
+        out += ["TOKENS", "CHUNKS", "HEADS"]
+        out += [f"heads_{t(x)}" for x in (*self.kernel.inputs, *self.kernel.params)]
+        return out
+
+    def constants(self) -> list[str]:
+        """The compile-time arguments."""
+        out = [f"HAS_start_{self.names.tensor(c.name)}" for c in self.kernel.carries]
+        for dim in self.user_dims:
+            out += [f"size_{self.names.dims[dim]}", f"BLOCK_{self.names.dims[dim]}"]
+        return [*out, "CHUNK", "PACKED", "DOT", "PRECISION"]
+
+    def render(self) -> RenderedKernel:
+        """The whole function."""
+        arguments, constants = self.arguments(), self.constants()
+        self.printer.taken.update((*arguments, *constants))
+        for dim in self.user_dims:
+            n = self.names.dims[dim]
+            self.printer.taken.update((f"o_{n}", f"in_{n}", f"tile_{n}", f"tiles_{n}"))
+        head = [f"def {self.name}("]
+        head += [f"    {a}," for a in arguments]
+        head += [f"    {c}: tl.constexpr," for c in constants]
+        head.append("):")
+        lines = self._loop() if self.kernel.loop else self._chunk()
+        lines = _drop_unused(lines)
+        text = "\n".join([*head, *(("    " + x) if x else x for x in lines)]) + "\n"
+        return RenderedKernel(
+            self.name, text, (*arguments, *constants), self.kernel.tiled, self.user_dims
+        )
+
+    def _loop(self) -> list[str]:
+        walk = "chunks - 1 - step" if self.kernel.program.reverse else "step"
+        lines = [
+            '"""Walks over the chunks of one sequence and head with the carries on chip."""',
+            "seq = tl.program_id(0).to(tl.int64)",
+            "h = tl.program_id(1).to(tl.int64)",
+            "tile = tl.program_id(2)",
+            "if PACKED:",
+            "    begin = tl.load(starts_ptr + seq)",
+            "    length = tl.load(starts_ptr + seq + 1) - begin",
+            "    first_chunk = tl.load(first_chunks_ptr + seq)",
+            "else:",
+            "    begin = seq * TOKENS",
+            "    length = TOKENS",
+            "    first_chunk = seq * CHUNKS",
+            "i = tl.arange(0, CHUNK)",
+            *self._tiles(),
+            *self._start_carries(),
+            "chunks = (length + CHUNK - 1) // CHUNK",
+            "for step in range(0, chunks):",
+        ]
+        inner = [
+            f"n = {walk}",
+            "chunk = first_chunk + n",
+            "row = i < length - n * CHUNK",
+            "token = begin + tl.minimum(n * CHUNK + i, length - 1)",
+        ]
+        if self.kernel.uses_position:
+            inner.append("position = tl.load(position_ptr + seq) + n * CHUNK + i")
+        inner += self._loop_body()
+        return [*lines, *("    " + x for x in inner), *self._finish_carries()]
+
+    def _chunk(self) -> list[str]:
+        lines = [
+            '"""Computes the results of one chunk of one head from the kept carries."""',
+            "chunk = tl.program_id(0).to(tl.int64)",
+            "h = tl.program_id(1).to(tl.int64)",
+            "tile = tl.program_id(2)",
+            "if PACKED:",
+            "    first = tl.load(starts_ptr + chunk)",
+            "    count = tl.load(counts_ptr + chunk)",
+            "    if count <= 0:",
+            "        return",
+            "else:",
+            "    n = chunk % CHUNKS",
+            "    first = chunk // CHUNKS * TOKENS + n * CHUNK",
+            "    count = tl.minimum(TOKENS - n * CHUNK, CHUNK)",
+            "i = tl.arange(0, CHUNK)",
+            "row = i < count",
+            "token = first + tl.minimum(i, count - 1)",
+            *self._tiles(),
+        ]
+        if self.kernel.uses_position:
+            lines += [
+                "if PACKED:",
+                "    seq = tl.load(seqs_ptr + chunk)",
+                "    position = tl.load(position_ptr + seq) + tl.load(locals_ptr + chunk) + i",
+                "else:",
+                "    position = tl.load(position_ptr + chunk // CHUNKS) + n * CHUNK + i",
+            ]
+        return [*lines, *self._chunk_body()]
+
+
+def _drop_unused(lines: Sequence[str]) -> list[str]:
+    """Lines without assignments to names that are never read (wide copies of matrix operands)."""
+    kept = list(lines)
+    while True:
+        text = "\n".join(kept)
+        dead = [k for k, line in enumerate(kept) if _dead(line, text)]
+        if not dead:
+            return kept
+        kept = [line for k, line in enumerate(kept) if k not in set(dead)]
+
+
+def _dead(line: str, text: str) -> bool:
+    name, equals, rest = line.strip().partition(" = ")
+    if not equals or not name.isidentifier() or rest.endswith("("):
+        return False
+    return _count(name, text) == 1
+
+
+def _count(name: str, text: str) -> int:
+    count = 0
+    start = text.find(name)
+    while start >= 0:
+        before = text[start - 1] if start else " "
+        end = start + len(name)
+        after = text[end] if end < len(text) else " "
+        if not (before.isalnum() or before == "_") and not (after.isalnum() or after == "_"):
+            count += 1
+        start = text.find(name, end)
+    return count
+
+
+def user_facing(dims: Iterable[str]) -> str:
+    """Dimensions for a comment."""
+    return ", ".join(dims)

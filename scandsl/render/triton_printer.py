@@ -1,0 +1,523 @@
+"""Prints the values of a kernel as Triton statements.
+
+In: a `Kernel` and the texts of its leaves.  Out: lines of a kernel's body.  A tile has one axis per
+dimension of its value, in canonical order, padded to a power of two.  Numbers in the padding are
+arbitrary unless a value is *clean* along a dimension, which means zero there; whatever is summed is
+made clean first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from scandsl.diagnostics import InternalError
+from scandsl.ir.nodes import (
+    Binary,
+    Cast,
+    Clamp,
+    Const,
+    Contract,
+    CumSum,
+    Dims,
+    Every,
+    Expand,
+    Grad,
+    Input,
+    Insert,
+    Iota,
+    Kind,
+    Lag,
+    LagState,
+    Load,
+    MakeComplex,
+    Normalize,
+    Op,
+    Param,
+    Prev,
+    Reduce,
+    Ref,
+    Rename,
+    Row,
+    Scalar,
+    Select,
+    Size,
+    Stack,
+    StopGrad,
+    Time,
+    Unary,
+    Value,
+    Where,
+    operands,
+)
+from scandsl.kernels.program import COLUMN, ROW
+from scandsl.render import triton_expressions as expressions
+
+WIDTH = 84
+_ZERO_KEEPING = frozenset({
+    "neg", "log1p", "expm1", "sqrt", "abs", "sign", "floor", "sin", "tanh", "silu", "relu", "elu",
+    "gelu", "erf", "re", "conj",
+})  # fmt: skip
+
+
+@dataclass(slots=True)
+class Tile:
+    """How a value is written: its text, whether that is a name, and where its padding is zero.
+
+    `raw` is a name of the same tile in its storage type, for matrix products.
+    """
+
+    text: str
+    atom: bool
+    clean: frozenset[str]
+    raw: str | None = None
+    number: bool = False  # a Python number, which has no `.to`
+
+
+@dataclass(slots=True)
+class TritonPrinter:
+    """Prints one kernel's values; `leaf` gives tiles of inputs, params and loads.
+
+    `axis_name` maps a dimension to the names of its offsets (`i`, `o_K`), block size and mask.
+    """
+
+    values: Sequence[Value]
+    leaf: Callable[[Ref, Value], Tile]
+    axis: Mapping[str, Axis]
+    users: Mapping[Ref, int]
+    lines: list[str] = field(default_factory=list)
+    tiles: dict[Ref, Tile] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+    count: int = 0
+
+    # ------------------------------------------------------------ names and lines
+
+    def fresh(self, hint: str | None) -> str:
+        """A name not used before in this kernel."""
+        base = hint or f"x{self.count}"
+        if hint is None:
+            self.count += 1
+        name = base
+        number = 2
+        while name in self.taken:
+            name = f"{base}_{number}"
+            number += 1
+        self.taken.add(name)
+        return name
+
+    def assign(self, text: str, hint: str | None = None) -> str:
+        """A statement giving `text` a name, broken over lines when long."""
+        name = self.fresh(hint)
+        self.lines.extend(statement(name, text))
+        return name
+
+    def tile(self, ref: Ref) -> Tile:
+        """The tile of a value, printed before."""
+        return self.tiles[ref]
+
+    def named(self, ref: Ref) -> str:
+        """A name (or number) for a value."""
+        tile = self.tiles[ref]
+        if not tile.atom:
+            tile.text = self.assign(strip(tile.text))
+            tile.atom = True
+        return tile.text
+
+    def dims(self, ref: Ref) -> Dims:
+        """Dimensions of a value."""
+        return self.values[ref].dims
+
+    def aligned(self, ref: Ref, dims: Dims) -> str:
+        """A value's text with an axis for each of `dims`, to be broadcast."""
+        return self.align_text(ref, self.dims(ref), dims)
+
+    def align_text(self, ref: Ref, own: Dims, dims: Dims) -> str:
+        """A value whose axes stand for `own`, spread over the axes `dims`."""
+        if not own or own == dims:
+            return self.tiles[ref].text
+        index = ", ".join(":" if d in own else "None" for d in dims)
+        return f"{self.named(ref)}[{index}]"
+
+    def shape(self, dims: Dims) -> str:
+        """The shape of a tile."""
+        return "[" + ", ".join(self.axis[d].block for d in dims) + "]"
+
+    def mask(self, dim: str, dims: Dims) -> str:
+        """The mask of a dimension, aligned with `dims`."""
+        mask = self.axis[dim].mask
+        if dims == (dim,):
+            return mask
+        return f"{mask}[" + ", ".join(":" if d == dim else "None" for d in dims) + "]"
+
+    def cleaned(self, ref: Ref, over: Dims, fill: str = "0.0") -> str:
+        """A name of the value with `fill` in the padding of the dimensions `over`."""
+        tile, dims = self.tiles[ref], self.dims(ref)
+        need = [d for d in over if d in dims and self.axis[d].padded]
+        if fill == "0.0":
+            need = [d for d in need if d not in tile.clean]
+        if not need:
+            return self.named(ref)
+        mask = " & ".join(self.mask(d, dims) for d in need)
+        name = self.assign(f"tl.where({mask}, {tile.text}, {fill})")
+        if fill == "0.0":
+            self.tiles[ref] = Tile(name, True, tile.clean | set(need), None)
+        return name
+
+    # ------------------------------------------------------------ values
+
+    def run(self, refs: Sequence[Ref]) -> None:
+        """Print all values, in order."""
+        for ref in refs:
+            if ref not in self.tiles:
+                self.tiles[ref] = self._settle(ref, self._tile(ref))
+
+    def _settle(self, ref: Ref, tile: Tile) -> Tile:
+        """Give the value a name, unless it is short and used once."""
+        short = len(tile.text) <= 40 and self.users.get(ref, 0) <= 1
+        if tile.atom or (short and isinstance(self.values[ref].op, Unary | Binary | Cast)):
+            return tile
+        name = self.assign(strip(tile.text), _hint(self.values[ref]))
+        return Tile(name, True, tile.clean, tile.raw)
+
+    def _tile(self, ref: Ref) -> Tile:  # noqa: C901 - one line per operation
+        value = self.values[ref]
+        match value.op:
+            case Const(number):
+                return Tile(_number(number), True, _zero(number), number=True)
+            case Size(dim):
+                return Tile(self.axis[dim].size, True, frozenset(), number=True)
+            case Iota(dim):
+                return Tile(self.axis[dim].offsets, True, frozenset())
+            case Row(dim):
+                return Tile(self.axis[dim].mask, True, frozenset())
+            case Input() | Param() | Load() | Scalar():
+                return self.leaf(ref, value)
+            case Unary(fn, x):
+                return self._unary(fn, x)
+            case Binary():
+                return self._binary(value.op, value.dims, value.kind)
+            case Cast(x):
+                return self._cast(x, value.kind)
+            case Clamp(x, low, high):
+                lower = f"tl.maximum({self.aligned(x, value.dims)}, {self.aligned(low, value.dims)})"
+                return self._plain(f"tl.minimum({lower}, {self.aligned(high, value.dims)})")
+            case Where(c, a, b):
+                return self._where(value, c, a, b)
+            case StopGrad(x):
+                return self.tiles[x]
+            case Contract():
+                return self._contract(value, value.op)
+            case Reduce():
+                return self._reduce(value.op)
+            case Normalize():
+                return self._normalize(value.op)
+            case Rename(x, pairs):
+                return self._rename(ref, x, dict(pairs))
+            case Expand(x):
+                text = f"tl.broadcast_to({self.aligned(x, value.dims)}, {self.shape(value.dims)})"
+                if not self.dims(x):
+                    text = f"tl.full({self.shape(value.dims)}, {self.tiles[x].text}, tl.float32)"
+                own = self.tiles[x].clean
+                zero = frozenset(value.dims) if self._is_zero(x) else frozenset()
+                return Tile(text, False, own | zero)
+            case CumSum(x, dim, reverse, exclusive):
+                return self._cumsum(x, dim, reverse, exclusive)
+            case Select(x, dim, index):
+                return self._select(x, dim, index)
+            case Insert(x, dim, index, y):
+                here = f"{self._offsets(dim, value.dims)} == {index}"
+                text = f"tl.where({here}, {self.aligned(y, value.dims)}, {self.aligned(x, value.dims)})"
+                return self._plain(text)
+            case Stack(xs, dim):
+                text = "0.0"
+                for index, x in enumerate(xs):
+                    here = f"{self._offsets(dim, value.dims)} == {index}"
+                    text = self.assign(f"tl.where({here}, {self.aligned(x, value.dims)}, {text})")
+                return Tile(text, True, frozenset())
+            case Time() | Every() | Prev() | MakeComplex() | Lag() | LagState() | Grad():
+                raise InternalError(f"{type(value.op).__name__} has no place in a kernel")
+            case unreachable:
+                assert_never(unreachable)
+
+    def _plain(self, text: str) -> Tile:
+        return Tile(text, False, frozenset())
+
+    def _is_zero(self, ref: Ref) -> bool:
+        op = self.values[ref].op
+        return isinstance(op, Const) and op.value == 0
+
+    def _offsets(self, dim: str, dims: Dims) -> str:
+        offsets = self.axis[dim].offsets
+        if dims == (dim,):
+            return offsets
+        return f"{offsets}[" + ", ".join(":" if d == dim else "None" for d in dims) + "]"
+
+    def _unary(self, fn: str, x: Ref) -> Tile:
+        text = self.named(x) if expressions.repeats_operand(fn) else self.tiles[x].text
+        clean = self.tiles[x].clean if fn in _ZERO_KEEPING else frozenset()
+        return Tile(expressions.unary(fn, text), False, clean)
+
+    def _binary(self, op: Binary, dims: Dims, kind: Kind) -> Tile:
+        exponent = self.values[op.b].op
+        if op.fn == "pow" and isinstance(exponent, Const):
+            short = expressions.power(self.named(op.a), exponent.value)
+            if short is not None:
+                return self._plain(short)
+        names = op.fn in ("mod", "pow", "logaddexp")
+        if names:
+            self.named(op.a)
+            self.named(op.b)
+        text = expressions.binary(
+            op.fn, self.aligned(op.a, dims), self.aligned(op.b, dims), kind is Kind.INT
+        )
+        a, b = self.tiles[op.a].clean, self.tiles[op.b].clean
+        clean: frozenset[str] = frozenset()
+        if op.fn == "mul":
+            clean = a | b
+        elif op.fn in ("add", "sub"):
+            clean = a & b
+        elif op.fn == "div":
+            clean = a - frozenset(self.dims(op.b))
+        return Tile(text, False, clean)
+
+    def _cast(self, x: Ref, kind: Kind) -> Tile:
+        tile = self.tiles[x]
+        if tile.number:
+            return tile
+        target = "tl.float32" if kind is Kind.REAL else "tl.int32"
+        return Tile(f"{self.named(x)}.to({target})", False, tile.clean)
+
+    def _where(self, value: Value, c: Ref, a: Ref, b: Ref) -> Tile:
+        dims = value.dims
+        texts = ", ".join(self.aligned(r, dims) for r in (c, a, b))
+        clean_a = frozenset(dims) if self._is_zero(a) else self.tiles[a].clean
+        clean_b = frozenset(dims) if self._is_zero(b) else self.tiles[b].clean
+        return Tile(f"tl.where({texts})", False, clean_a & clean_b)
+
+    def _rename(self, ref: Ref, x: Ref, table: Mapping[str, str]) -> Tile:
+        tile = self.tiles[x]
+        moved = tuple(table.get(d, d) for d in self.dims(x))
+        clean = frozenset(table.get(d, d) for d in tile.clean)
+        dims = self.dims(ref)
+        if moved == dims:
+            return Tile(self.named(x), True, clean, tile.raw)
+        order = ", ".join(str(moved.index(d)) for d in dims)
+        return Tile(f"tl.permute({self.named(x)}, ({order}))", False, clean)
+
+    def _select(self, x: Ref, dim: str, index: int) -> Tile:
+        dims = self.dims(x)
+        here = f"{self._offsets(dim, dims)} == {index}"
+        text = f"tl.sum(tl.where({here}, {self.named(x)}, 0.0), {dims.index(dim)})"
+        return Tile(text, False, self.tiles[x].clean - {dim})
+
+    # ------------------------------------------------------------ sums
+
+    def _operand(self, ref: Ref, over: Dims, order: Dims) -> str:
+        """A matrix operand with axes in the given order, in the type of the matrix units."""
+        tile = self.tiles[ref]
+        if tile.raw is not None and set(over) <= tile.clean | {
+            d for d in over if not self.axis[d].padded
+        }:
+            text = tile.raw
+        else:
+            text = self.cleaned(ref, over)
+        text = f"{text}.to(DOT)"
+        return text if self.dims(ref) == order else f"tl.trans({text})"
+
+    def _contract(self, value: Value, op: Contract) -> Tile:
+        a, b = op.a, op.b
+        only_a = [d for d in self.dims(a) if d not in self.dims(b)]
+        only_b = [d for d in self.dims(b) if d not in self.dims(a)]
+        matrix = (
+            len(op.over) == 1 and len(only_a) == len(only_b) == 1
+            and len(self.dims(a)) == len(self.dims(b)) == 2
+        )  # fmt: skip
+        if not matrix:
+            return self._multiply_and_sum(value, op)
+        if value.dims != (only_a[0], only_b[0]):
+            a, b, only_a, only_b = b, a, only_b, only_a
+        left = self._operand(a, op.over, (only_a[0], *op.over))
+        right = self._operand(b, op.over, (*op.over, only_b[0]))
+        clean = (self.tiles[a].clean | self.tiles[b].clean) & frozenset(value.dims)
+        return Tile(f"tl.dot({left}, {right}, input_precision=PRECISION)", False, clean)
+
+    def _multiply_and_sum(self, value: Value, op: Contract) -> Tile:
+        union = set(self.dims(op.a)) | set(self.dims(op.b))
+        full = tuple(d for d in self.axis if d in union)
+        if len(full) > 3:
+            raise InternalError("a contraction over four dimensions is no tile")
+        for ref in (op.a, op.b):
+            self.cleaned(ref, op.over)
+        text = f"{self.aligned(op.a, full)} * {self.aligned(op.b, full)}"
+        text = self._sum_axes(text, full, op.over)
+        clean = (self.tiles[op.a].clean | self.tiles[op.b].clean) & frozenset(value.dims)
+        return Tile(text, False, clean)
+
+    def _sum_axes(self, text: str, dims: Dims, over: Dims, fn: str = "sum") -> str:
+        left = list(dims)
+        for dim in over:
+            text = f"tl.{fn}({text}, {left.index(dim)})"
+            left.remove(dim)
+        return text
+
+    def _reduce(self, op: Reduce) -> Tile:
+        dims = self.dims(op.x)
+        clean = self.tiles[op.x].clean - frozenset(op.over)
+        if op.fn in ("sum", "mean"):
+            total = self._sum_axes(self.cleaned(op.x, op.over), dims, op.over)
+            if op.fn == "mean":
+                total = f"({total} / {self._size(op.over)})"
+            return Tile(total, False, clean)
+        if op.fn == "argmax":
+            if len(op.over) > 1:
+                raise InternalError("argmax over several dimensions is not printed for Triton")
+            filled = self.cleaned(op.x, op.over, 'float("-inf")')
+            return self._plain(f"tl.argmax({filled}, {dims.index(op.over[0])})")
+        worst = 'float("inf")' if op.fn == "min" else 'float("-inf")'
+        filled = self.cleaned(op.x, op.over, worst)
+        fn = "min" if op.fn == "min" else "max"
+        best = self._sum_axes(filled, dims, op.over, fn)
+        if op.fn != "logsumexp":
+            return self._plain(best)
+        top = self.assign(best)
+        safe = self.assign(f'tl.where({top} == float("-inf"), 0.0, {top})')
+        kept = tuple(d for d in dims if d not in op.over)
+        spread = self._spread(safe, kept, dims)
+        total = self._sum_axes(f"tl.exp({filled} - {spread})", dims, op.over)
+        return self._plain(f"(tl.log({total}) + {safe})")
+
+    def _spread(self, name: str, kept: Dims, dims: Dims) -> str:
+        if not kept or kept == dims:
+            return name
+        return f"{name}[" + ", ".join(":" if d in kept else "None" for d in dims) + "]"
+
+    def _size(self, over: Dims) -> str:
+        return " * ".join(self.axis[d].size for d in over)
+
+    def _normalize(self, op: Normalize) -> Tile:
+        dims = self.dims(op.x)
+        kept = tuple(d for d in dims if d not in op.over)
+        if op.fn == "softmax":
+            filled = self.cleaned(op.x, op.over, 'float("-inf")')
+            top = self.assign(self._sum_axes(filled, dims, op.over, "max"))
+            weight = self.assign(f"tl.exp({filled} - {self._spread(top, kept, dims)})")
+            total = self.assign(self._sum_axes(weight, dims, op.over))
+            clean = self.tiles[op.x].clean | frozenset(op.over)
+            return Tile(f"({weight} / {self._spread(total, kept, dims)})", False, clean)
+        x = self.cleaned(op.x, op.over)
+        clean = self.tiles[op.x].clean
+        if op.fn == "layernorm":
+            mean = self.assign(f"{self._sum_axes(x, dims, op.over)} / ({self._size(op.over)})")
+            inside = " & ".join(self.mask(d, dims) for d in op.over)
+            x = self.assign(f"tl.where({inside}, {x} - {self._spread(mean, kept, dims)}, 0.0)")
+        power = self._sum_axes(f"{x} * {x}", dims, op.over)
+        if op.fn != "l2norm":
+            power = f"{power} / ({self._size(op.over)})"
+        root = self.assign(f"tl.rsqrt({power} + {op.eps!r})")
+        return Tile(f"({x} * {self._spread(root, kept, dims)})", False, clean | frozenset(op.over))
+
+    def _cumsum(self, x: Ref, dim: str, reverse: bool, exclusive: bool) -> Tile:
+        dims = self.dims(x)
+        axis = dims.index(dim)
+        name = self.cleaned(x, (dim,))
+        clean = self.tiles[x].clean
+        if not exclusive:
+            flag = ", reverse=True" if reverse else ""
+            return Tile(f"tl.cumsum({name}, {axis}{flag})", False, clean)
+        offsets = self.axis[dim].offsets
+        sign = ">" if reverse else "<"
+        if len(dims) == 1:
+            # the sum over the other rows, from a square of comparisons
+            outer = f"{offsets}[None, :] {sign} {offsets}[:, None]"
+            return Tile(f"tl.sum(tl.where({outer}, {name}[None, :], 0.0), 1)", False, clean)
+        flag = ", reverse=True" if reverse else ""
+        whole = self.assign(f"tl.cumsum({name}, {axis}{flag})")
+        step = "+ 1" if reverse else "- 1"
+        place = self._offsets(dim, dims)
+        edge = f"{self.axis[dim].block} - 1" if reverse else "0"
+        last = "tl.minimum" if reverse else "tl.maximum"
+        inner = self.assign(
+            f"tl.broadcast_to({last}({place} {step}, {edge}), {self.shape(dims)})"
+        )
+        moved = self.assign(f"tl.gather({whole}, {inner}, {axis})")
+        return Tile(f"tl.where({place} == {edge}, 0.0, {moved})", False, clean)
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The names that belong to a dimension in a kernel."""
+
+    offsets: str
+    block: str
+    mask: str
+    size: str
+    padded: bool
+
+
+def _hint(value: Value) -> str | None:
+    return value.name if value.name and value.name.isascii() and value.name.isidentifier() else None
+
+
+def _number(value: bool | int | float) -> str:
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if value in (float("inf"), float("-inf")):
+        return f'float("{value}")'
+    return repr(value)
+
+
+def _zero(value: bool | int | float) -> frozenset[str]:
+    del value
+    return frozenset()
+
+
+def strip(text: str) -> str:
+    """`text` without one pair of parentheses around all of it."""
+    if not (text.startswith("(") and text.endswith(")")):
+        return text
+    depth = 0
+    for place, char in enumerate(text):
+        depth += (char == "(") - (char == ")")
+        if depth == 0 and place < len(text) - 1:
+            return text
+    return text[1:-1]
+
+
+def statement(name: str, text: str) -> list[str]:
+    """`name = text`, with the arguments of a long call on lines of their own."""
+    line = f"{name} = {text}"
+    if len(line) <= WIDTH or not text.endswith(")") or "(" not in text:
+        return [line]
+    open_at = text.index("(")
+    head, inner = text[: open_at + 1], text[open_at + 1 : -1]
+    parts = split_arguments(inner)
+    if not head[:-1] or any(len(p) > WIDTH - 8 for p in parts):
+        return [line]
+    return [f"{name} = {head}", *(f"    {part}," for part in parts), ")"]
+
+
+def split_arguments(text: str) -> list[str]:
+    """The arguments of a call, at its own commas."""
+    parts, depth, start = [], 0, 0
+    for place, char in enumerate(text):
+        depth += (char in "([") - (char in ")]")
+        if char == "," and depth == 0:
+            parts.append(text[start:place].strip())
+            start = place + 1
+    parts.append(text[start:].strip())
+    return parts
+
+
+def use_counts(values: Sequence[Value], refs: Sequence[Ref], roots: Sequence[Ref]) -> dict[Ref, int]:
+    """How often each value is used by the others of a kernel and by its results."""
+    counts: dict[Ref, int] = {}
+    for ref in refs:
+        for operand in operands(values[ref].op):
+            counts[operand] = counts.get(operand, 0) + 1
+    for root in roots:
+        counts[root] = counts.get(root, 0) + 1
+    return counts
+
+
+__all__ = ["COLUMN", "ROW", "Axis", "Op", "Tile", "TritonPrinter", "statement", "use_counts"]
