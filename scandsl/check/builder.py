@@ -93,9 +93,11 @@ class Builder:
         """A value of its own for a name that is differentiated by.
 
         No other expression may share it, or `grad` would see through that one as well.  A value made
-        since `since` is taken out of the table of equal ones; an older one is copied.
+        since `since` is taken out of the table of equal ones; an older one, or a leaf, is copied.
         """
         value = self.values[ref]
+        if not operands(value.op):
+            return self._append(value.op, value.dims, value.kind, span)
         if ref < since:
             return self._append(Expand(ref), value.dims, value.kind, span)
         key = self._key(value.op, value.dims, value.kind)
@@ -113,6 +115,8 @@ class Builder:
         value = self.values[ref]
         if value.kind is kind:
             return ref
+        if kind is Kind.COMPLEX and value.kind is not Kind.REAL:
+            return self.cast(self.cast(ref, Kind.REAL, span), kind, span)
         if isinstance(value.op, Const) and kind is Kind.REAL:
             return self.constant(value.op.value, Kind.REAL, span)
         if isinstance(value.op, Expand) and isinstance(self.values[value.op.x].op, Const):

@@ -17,7 +17,7 @@ from scandsl.check.declarations import declare
 from scandsl.check.expressions import evaluate
 from scandsl.check.finish import finish
 from scandsl.check.shapes import DimTable
-from scandsl.check.walk import expressions, strip, values_of
+from scandsl.check.walk import differentiated, expressions, values_of
 from scandsl.check.walk import statements as all_statements
 from scandsl.diagnostics import Diagnostic, Findings, InternalError, Severity, Source
 from scandsl.ir.nodes import Dims, Kind, Output, Recurrence, Ref, ScalarArg, State
@@ -118,7 +118,7 @@ def _run(scan: _Scan, expected: Mapping[str, ForwardType] | None) -> _Pass:
         findings=Findings(scan.source),
         assigned=assigned,
         block_local=block_local,
-        watched=_watched(scan.syntax.body),
+        watched=differentiated(scan.syntax.body),
         written=_written(scan),
         expected=expected,
     )
@@ -185,20 +185,6 @@ def _written(scan: _Scan) -> dict[str, Dims]:
         if len(slots) == len(statement.target.slots) and all(scan.dims.knows(s) for s in slots):
             out.setdefault(statement.target.name.text, tuple(slots))
     return out
-
-
-def _watched(body: Iterable[ast.Statement]) -> frozenset[str]:
-    """Names that some `grad` differentiates by."""
-    out: set[str] = set()
-    for statement in all_statements(body):
-        for value in values_of(statement):
-            for node in expressions(value):
-                if not isinstance(node, ast.Call) or node.function.text != "grad":
-                    continue
-                target = strip(node.arguments[-1]) if node.arguments else None
-                if isinstance(target, ast.Name):
-                    out.add(target.text)
-    return frozenset(out)
 
 
 # ---------------------------------------------------------------- use

@@ -18,6 +18,7 @@ from scandsl.check.context import Context, Typed
 from scandsl.check.expressions import evaluate
 from scandsl.check.kinds import RANK
 from scandsl.check.operators import Operand
+from scandsl.check.walk import differentiated
 from scandsl.diagnostics import Span
 from scandsl.ir.nodes import Dims, Every, Insert, Kind, Ref, Where
 from scandsl.syntax import ast
@@ -327,7 +328,9 @@ def _every(ctx: Context, node: ast.Every) -> None:
     period = _period(ctx, node.period)
     before = dict(ctx.env)
     local_dims = dict(ctx.local_dims)
+    watched, ctx.watched = ctx.watched, differentiated(node.body)
     run(ctx, node.body, "every")
+    ctx.watched = watched
     inside, ctx.env = ctx.env, before
     ctx.local_dims = {n: d for n, d in ctx.local_dims.items() if n in before or n in local_dims}
     if period is None:

@@ -97,3 +97,17 @@ def _in_expression(expr: ast.Expr) -> Iterator[str]:
                 yield from (d.text for d in over or ())
             case _:
                 pass
+
+
+def differentiated(body: Iterable[ast.Statement]) -> frozenset[str]:
+    """Names that some `grad` differentiates by."""
+    out: set[str] = set()
+    for statement in statements(body):
+        for value in values_of(statement):
+            for node in expressions(value):
+                if not isinstance(node, ast.Call) or node.function.text != "grad":
+                    continue
+                target = strip(node.arguments[-1]) if node.arguments else None
+                if isinstance(target, ast.Name):
+                    out.add(target.text)
+    return frozenset(out)
