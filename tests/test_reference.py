@@ -46,8 +46,8 @@ def same(found: Interpretation, expected: Interpretation, tolerance: float = 1e-
 # ---------------------------------------------------------------- against the loops
 
 
-def test_there_are_enough_loops() -> None:
-    assert len(LOOPS) >= 40
+def test_every_example_has_its_loop() -> None:
+    assert {path.stem for path in (ROOT / "examples").glob("*.scan")} <= set(LOOPS)
 
 
 def test_the_loops_know_nothing_of_us() -> None:

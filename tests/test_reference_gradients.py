@@ -52,9 +52,10 @@ def slope(name: str, data: Data, part: str, direction: np.ndarray, weights) -> f
 
 
 @pytest.mark.parametrize("name", LOOPS)
-def test_gradients_are_the_slopes_of_the_loop(name: str) -> None:
-    data = draw(name, length=LENGTHS.get(name, 6), seed=1)
-    if uses_time(spec(name)):
+@pytest.mark.parametrize("from_state", [False, True], ids=["from its start", "from a state"])
+def test_gradients_are_the_slopes_of_the_loop(name: str, from_state: bool) -> None:
+    data = draw(name, length=LENGTHS.get(name, 6), seed=1, state=from_state)
+    if from_state and uses_time(spec(name)):
         data.state["t"] = np.array([1])  # in the middle of a mini-batch
     arguments, state = tensors(data.tensors, grad=True), tensors(data.state, grad=True)
     result = interpret(spec(name), arguments, initial_state=state)
