@@ -13,7 +13,7 @@ infinite; there a cotangent that is zero stays zero, whatever it is multiplied w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from typing_extensions import assert_never
 
@@ -60,16 +60,17 @@ Contribution = tuple[Ref, Ref]  # (operand, its share of the cotangent)
 
 
 def vjp(
-    builder: Builder, seeds: Mapping[Ref, Ref], wrt: Sequence[Ref]
+    builder: Builder, seeds: Mapping[Ref, Ref], wrt: Sequence[Ref], behind: Iterable[Ref] = ()
 ) -> dict[Ref, Ref | None]:
     """Cotangents of `wrt` for the given cotangents of other values.
 
     A value in `wrt` is a variable of its own: the cotangent does not go on behind it to others in
-    `wrt`, unless by other paths.
+    `wrt`, unless by other paths.  `behind` lists values that a `where` of another program, which
+    uses the results of this one, may leave out.
     """
     stop = len(builder.values)
     active = _depends_on(builder.values, wrt, stop)
-    guarded = _behind_where(builder.values, stop)
+    guarded = _behind_where(builder.values, stop, behind)
     leaves = set(wrt)
     cotangents: dict[Ref, Ref] = {}
     for ref, g in seeds.items():
@@ -113,9 +114,9 @@ def _depends_on(values: Sequence[Value], wrt: Sequence[Ref], stop: int) -> list[
     return active
 
 
-def _behind_where(values: Sequence[Value], stop: int) -> frozenset[Ref]:
+def _behind_where(values: Sequence[Value], stop: int, known: Iterable[Ref]) -> frozenset[Ref]:
     """Values that some `where` may leave out because of the data."""
-    behind: set[Ref] = set()
+    behind: set[Ref] = set(known)
     for ref in range(stop - 1, -1, -1):
         op = values[ref].op
         if isinstance(op, Where) and not _structural(values, op.c):

@@ -1,0 +1,303 @@
+"""Prints a stage, or its adjoint, as one Python function.
+
+In: a `Stage`.  Out: a `Printed` function with what it takes and gives, in order.  The arguments are
+the stage's leaves, then whatever numbers the body needs and cannot read off a leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from scandsl.ir.adjoint import vjp
+from scandsl.ir.builder import Builder
+from scandsl.ir.nodes import (
+    Dim,
+    Every,
+    Kind,
+    Ref,
+    Scalar,
+    Time,
+    Value,
+    operands,
+)
+from scandsl.render.layout import docstring, indented, returned, signature
+from scandsl.render.lowering import Stage
+from scandsl.render.names import Names
+from scandsl.render.torch_printer import COMPARE, Scope, Text, TorchPrinter
+
+SMOOTH = (Kind.REAL, Kind.COMPLEX)
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """A function: its lines, and what it takes behind the leaves (sizes, scalars, `like`)."""
+
+    name: str
+    lines: tuple[str, ...]
+    leaves: tuple[str, ...]
+    extras: tuple[str, ...]
+    results: tuple[str, ...]
+    helpers: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """Python names of sizes: static ones are numbers, primes share the name of their base."""
+
+    text: Mapping[str, str]
+
+    @staticmethod
+    def of(dims: Sequence[Dim], names: Names) -> Sized:
+        """Choose a name for each dimension."""
+        text: dict[str, str] = {}
+        bases = {d.name: d for d in dims if d.base is None}
+        for dim in dims:
+            base = bases.get(dim.base or dim.name, dim)
+            if base.size is not None:
+                text[dim.name] = str(base.size)
+            elif base.name in text:
+                text[dim.name] = text[base.name]
+            else:
+                text[dim.name] = text.setdefault(base.name, names.fresh(base.name))
+        return Sized(text)
+
+
+class _Used(Mapping[str, str]):
+    """A mapping that remembers which keys were asked for."""
+
+    def __init__(self, inner: Mapping[str, str]) -> None:
+        self.inner = inner
+        self.asked: dict[str, None] = {}
+
+    def __getitem__(self, key: str) -> str:
+        self.asked[key] = None
+        return self.inner[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.inner)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+
+@dataclass(slots=True)
+class FunctionPrinter:
+    """Prints functions of one scan.  `scalars` maps spec names to the names used in the module.
+
+    `note` gives the line of the spec that a value comes from.
+    """
+
+    dims: tuple[Dim, ...]
+    scalars: Mapping[str, str]
+    note: Callable[[Value], str | None]
+    helpers: set[str] = field(default_factory=set)
+
+    def forward(
+        self,
+        name: str,
+        doc: str,
+        stage: Stage,
+        extra_leaves: Sequence[str] = (),
+        autograd: bool = False,
+        full: Mapping[str, str] | None = None,
+    ) -> Printed:
+        """The stage itself.
+
+        `extra_leaves` are arguments besides the leaves that get their own names (`t`); `full` maps
+        results that may lack lead axes to the leaf that has the shape they must have.
+        """
+        body = _Body(self, stage, autograd)
+        texts = body.printer.emit([ref for _, ref in stage.results])
+        results = []
+        for (result, ref), text in zip(stage.results, texts, strict=True):
+            whole = text
+            if body.printer.is_number(ref):
+                whole = body.printer.tensor_of(ref)
+            pattern = (full or {}).get(result)
+            if pattern is not None:
+                whole = _spread_over(body, stage, ref, text, body.leaf_name[pattern])
+            results.append(whole)
+        return body.finish(name, doc, [*extra_leaves], [r for r, _ in stage.results], results)
+
+    def backward(
+        self, name: str, doc: str, stage: Stage, wanted: Sequence[str], seeds: Sequence[str]
+    ) -> Printed:
+        """Gradients of the leaves `wanted` for gradients of the results `seeds`."""
+        builder = Builder(stage.dims, stage.values)
+        refs = dict(stage.results)
+        leaf_refs = dict(stage.leaves)
+        cotangents: dict[Ref, Ref] = {}
+        incoming: dict[Ref, str] = {}
+        for seed in seeds:
+            value = stage.values[refs[seed]]
+            load = builder.load(f"d {seed}", value.dims, value.kind)
+            incoming[load] = seed
+            ref = refs[seed]
+            cotangents[ref] = builder.add(cotangents[ref], load) if ref in cotangents else load
+        found = vjp(builder, cotangents, [leaf_refs[w] for w in wanted], stage.behind)
+        whole = Stage(
+            tuple(builder.dims), tuple(builder.values), stage.leaves, stage.results, frozenset()
+        )
+        body = _Body(self, whole, False, incoming)
+        roots = [found[leaf_refs[w]] for w in wanted]
+        printed = body.printer.emit([r for r in roots if r is not None])
+        texts = iter(printed)
+        results = []
+        for leaf, root in zip(wanted, roots, strict=True):
+            pattern = body.leaf_name[leaf]
+            if root is None:
+                results.append(f"torch.zeros_like({pattern})")
+            else:
+                text = next(texts)
+                number = body.printer.is_number(root)
+                results.append(f"torch.full_like({pattern}, {text})" if number else text)
+        return body.finish(name, doc, [], [f"d {w}" for w in wanted], results)
+
+
+class _Body:
+    """The statements of one function in the making."""
+
+    def __init__(
+        self,
+        owner: FunctionPrinter,
+        stage: Stage,
+        autograd: bool,
+        incoming: Mapping[Ref, str] | None = None,
+    ) -> None:
+        self.owner = owner
+        self.stage = stage
+        self.names = Names()
+        self.incoming = dict(incoming or {})
+        self.leaf_name: dict[str, str] = {}
+        self.by_ref: dict[Ref, str] = {}
+        reserved = set(owner.scalars.values()) | {"t", "like"}
+        self.sized = Sized.of(stage.dims, Names(reserved))
+        self.names.reserve({*reserved, *self.sized.text.values()})
+        for name, ref in stage.leaves:
+            if name not in self.leaf_name:
+                local = "t" if isinstance(stage.values[ref].op, Time) else self.names.fresh(name)
+                self.leaf_name[name] = local
+            self.by_ref[ref] = self.leaf_name[name]
+        self.incoming_name = {
+            ref: self.names.fresh("d_" + name.split(" ")[-1]) for ref, name in self.incoming.items()
+        }
+        self.used = _Used(self.sized.text)
+        self.used_scalars: dict[str, None] = {}
+        self.like = self._like()
+        scope = Scope(
+            leaf=self._leaf,
+            sizes=self.used,
+            dtype=f"{self.like[0]}.dtype{self.like[1]}",
+            device=f"{self.like[0]}.device",
+            comment=None if self.incoming else owner.note,
+            autograd=autograd,
+        )
+        self.printer = TorchPrinter(stage.values, scope, self.names)
+
+    def _like(self) -> tuple[str, str]:
+        """A leaf of the compute dtype, or the argument `like`."""
+        for kind, suffix in ((Kind.REAL, ""), (Kind.COMPLEX, ".to_real()")):
+            for _, ref in self.stage.leaves:
+                if self.stage.values[ref].kind is kind:
+                    return self.by_ref[ref], suffix
+        return "like", ""
+
+    def _leaf(self, ref: Ref, value: Value) -> Text | str | None:
+        if ref in self.by_ref:
+            return self.by_ref[ref]
+        if ref in self.incoming_name:
+            return self.incoming_name[ref]
+        match value.op:
+            case Scalar(name):
+                self.used_scalars[name] = None
+                return Text(self.owner.scalars[name], number=True)
+            case Time():
+                return "t"
+            case Every(period):
+                return Text(f"t % {period} == 0", COMPARE)
+            case _:
+                return None
+
+    def finish(
+        self,
+        name: str,
+        doc: str,
+        extra_leaves: Sequence[str],
+        names: Sequence[str],
+        results: Sequence[str],
+    ) -> Printed:
+        """The function, now that its body is known."""
+        stage = self.stage
+        lines, sizes = self._sizes()
+        body = [*lines, *self.printer.lines, *returned(list(results))]
+        text = "\n".join(body)
+        extras = [self.owner.scalars[s] for s in self.owner.scalars if s in self.used_scalars]
+        extras += sizes
+        if "like." in text and self.like[0] == "like":
+            extras.append("like")
+        leaves = list(dict.fromkeys(self.leaf_name[n] for n, _ in stage.leaves))
+        parameters = [f"{n}: Tensor" for n in [*leaves, *extra_leaves]]
+        for extra in extras:
+            kind = "Tensor" if extra == "like" else "int" if extra in sizes else "float"
+            parameters.append(f"{extra}: {kind}")
+        parameters += [f"{n}: Tensor" for n in self.incoming_name.values()]
+        head = signature(name, parameters, "tuple[Tensor, ...]")
+        self.owner.helpers |= self.printer.helpers
+        return Printed(
+            name,
+            (*head, *indented([*docstring(doc), *body])),
+            tuple(leaves),
+            tuple(extras),
+            tuple(names),
+            frozenset(self.printer.helpers),
+        )
+
+    def _sizes(self) -> tuple[list[str], list[str]]:
+        """Statements for the sizes that are used, and those that have to be arguments."""
+        lines: dict[str, None] = {}
+        missing: dict[str, None] = {}
+        for dim in self.used.asked:
+            text = self.sized.text[dim]
+            if text.isdigit():
+                continue
+            source = next(
+                (
+                    (self.leaf_name[n], v.dims.index(d) - len(v.dims))
+                    for n, ref in self.stage.leaves
+                    for v in (self.stage.values[ref],)
+                    for d in v.dims
+                    if self.sized.text[d] == text
+                ),
+                None,
+            )
+            if source is None:
+                missing[text] = None
+            else:
+                lines[f"{text} = {source[0]}.shape[{source[1]}]"] = None
+        return sorted(lines), sorted(missing)
+
+
+def _spread_over(body: _Body, stage: Stage, ref: Ref, text: str, pattern: str) -> str:
+    """A next part that surely has all of its axes."""
+    if body.printer.is_number(ref):
+        return f"torch.full_like({pattern}, {text})"
+    if _whole(stage, ref):
+        return text
+    atom = text if text.isidentifier() else f"({text})"
+    return f"{atom}.expand_as({pattern})"
+
+
+def _whole(stage: Stage, ref: Ref) -> bool:
+    """Whether a value has every batch element and head, because a leaf that it is made of has."""
+    whole = {r for name, r in stage.leaves if name in stage.whole}
+    seen: set[Ref] = set()
+    stack = [ref]
+    while stack:
+        at = stack.pop()
+        if at in whole:
+            return True
+        if at not in seen:
+            seen.add(at)
+            stack.extend(operands(stage.values[at].op))
+    return False

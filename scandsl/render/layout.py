@@ -1,0 +1,92 @@
+"""Lines of Python that a formatter leaves alone: one line if it fits, else one item per line.
+
+In: pieces of text.  Out: lines.  Knows nothing of what they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+WIDTH = 100
+
+
+def indented(lines: Iterable[str], levels: int = 1) -> list[str]:
+    """Lines moved to the right."""
+    pad = "    " * levels
+    return [pad + line if line else line for line in lines]
+
+
+def bracketed(head: str, items: Sequence[str], tail: str, indent: int = 0) -> list[str]:
+    """`head` + items + `tail` on one line if it fits, else exploded with a trailing comma.
+
+    `head` ends in an opening bracket and `tail` begins with the closing one; `indent` is the column
+    at which the lines will stand.
+    """
+    line = head + ", ".join(items) + tail
+    if indent + len(line) <= WIDTH or not items:
+        return [line]
+    return [head, *(f"    {item}," for item in items), tail]
+
+
+def tuple_text(items: Sequence[str]) -> str:
+    """A tuple without outer brackets, as it stands behind `return` or before `=`."""
+    return items[0] + "," if len(items) == 1 else ", ".join(items)
+
+
+def returned(items: Sequence[str], indent: int = 4) -> list[str]:
+    """`return` of a tuple."""
+    if not items:
+        return ["return ()"]
+    if len(items) == 1:
+        return [f"return ({items[0]},)"]
+    line = "return " + ", ".join(items)
+    if indent + len(line) <= WIDTH:
+        return [line]
+    return ["return (", *(f"    {item}," for item in items), ")"]
+
+
+def assigned(targets: Sequence[str], call: str, arguments: Sequence[str], indent: int = 4) -> list[str]:
+    """`a, b = call(arguments)`, also when there are many targets."""
+    if len(targets) == 1:
+        left = f"({targets[0]},)"
+    else:
+        left = ", ".join(targets)
+    if indent + len(left) + len(call) + 5 <= WIDTH:
+        return bracketed(f"{left} = {call}(", arguments, ")", indent)
+    head = ["(", *(f"    {t}," for t in targets)]
+    rest = bracketed(f") = {call}(", arguments, ")", indent)
+    return [*head, *rest]
+
+
+def signature(name: str, parameters: Sequence[str], result: str, indent: int = 0) -> list[str]:
+    """The `def` line or lines."""
+    return bracketed(f"def {name}(", parameters, f") -> {result}:", indent)
+
+
+def commented(text: str, width: int = WIDTH) -> list[str]:
+    """Text as comment lines; nothing in it can end the comment."""
+    lines: list[str] = []
+    for raw in text.split("\n"):
+        line = "".join(c if c.isprintable() else " " for c in raw.expandtabs(4)).rstrip()
+        while len(line) > width - 2:
+            lines.append("# " + line[: width - 2].rstrip())
+            line = "    " + line[width - 2 :].strip()
+        lines.append(("# " + line).rstrip())
+    return lines
+
+
+def docstring(text: str, indent: int = 4) -> list[str]:
+    """Text as a docstring's lines; nothing in it can end the string."""
+    cleaned = []
+    for raw in text.strip().split("\n"):
+        line = "".join(c if c.isprintable() else " " for c in raw.expandtabs(4)).rstrip()
+        cleaned.append(line.replace("\\", "\\\\").replace('"""', '\\"\\"\\"'))
+    if not cleaned:
+        cleaned = [""]
+    if cleaned[-1].endswith('"'):
+        cleaned[-1] = cleaned[-1][:-1] + '\\"'
+    if cleaned[0].startswith('"'):
+        cleaned[0] = "\\" + cleaned[0]
+    if len(cleaned) == 1 and indent + len(cleaned[0]) + 6 <= WIDTH:
+        return [f'"""{cleaned[0]}"""']
+    return [f'"""{cleaned[0]}', *cleaned[1:], '"""']

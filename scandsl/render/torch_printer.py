@@ -1,0 +1,612 @@
+"""Prints IR values as torch statements.
+
+In: a list of values, what its leaves are called, and the values that are wanted.  Out: statements and
+one expression per wanted value.  Decides nothing about mathematics.
+
+A printed value has the layout `[*lead, *dims]`, its dimensions in the order of `Value.dims`.  The
+number of lead axes does not matter: trailing axes are counted from the right, and an operand may
+have fewer lead axes than another, or lead axes of size 1, where it does not vary.  Numbers (literals,
+sizes, scalars) stay Python numbers as long as they can.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from scandsl.diagnostics import InternalError
+from scandsl.ir.nodes import (
+    Binary,
+    Cast,
+    Clamp,
+    Const,
+    Contract,
+    CumSum,
+    Dims,
+    Expand,
+    Insert,
+    Iota,
+    Kind,
+    Lag,
+    MakeComplex,
+    Normalize,
+    Reduce,
+    Ref,
+    Rename,
+    Select,
+    Size,
+    Stack,
+    StopGrad,
+    Time,
+    Unary,
+    Value,
+    Where,
+    operands,
+)
+from scandsl.render.layout import bracketed
+from scandsl.render.names import Names
+
+ATOM, POWER, UNARY, MUL, ADD, BIT_AND, BIT_OR, COMPARE = 100, 90, 80, 70, 60, 50, 40, 30
+
+_NEST = 60  # an expression longer than this gets a name of its own
+_SIMPLE = re.compile(r"-?(\d[\d.e+-]*|[^\W\d][\w.]*)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """An expression: its precedence, and whether it is a Python number rather than a tensor."""
+
+    text: str
+    prec: int = ATOM
+    number: bool = False
+    call: tuple[str, ...] = ()  # of a plain call: the function, then its arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a printed function can refer to.
+
+    `leaf` names the leaves that depend on where the values are used (inputs, params, states, loads,
+    rows, positions); it may return `None` to leave a value to the printer.  `dtype` and `device` are
+    expressions for the real compute dtype and the device; `sizes` for the size of each dimension.
+    """
+
+    leaf: Callable[[Ref, Value], Text | str | None]
+    sizes: Mapping[str, str]
+    dtype: str = "dtype"
+    device: str = "device"
+    comment: Callable[[Value], str | None] | None = None
+    autograd: bool = False  # printed for torch's autograd rather than beside a printed adjoint
+
+
+def literal(value: bool | int | float) -> Text:
+    """A Python number as text."""
+    if isinstance(value, bool | int):
+        return Text(repr(value), UNARY if value < 0 else ATOM, number=True)
+    if math.isinf(value):
+        return Text("math.inf" if value > 0 else "-math.inf", ATOM if value > 0 else UNARY, True)
+    if abs(value) == math.pi:
+        return Text("math.pi" if value > 0 else "-math.pi", ATOM if value > 0 else UNARY, True)
+    text = repr(value)
+    return Text(text, UNARY if text.startswith("-") else ATOM, number=True)
+
+
+_FUNCTION: Mapping[str, str] = {
+    "exp": "torch.exp", "log": "torch.log", "log1p": "torch.log1p", "expm1": "torch.expm1",
+    "sqrt": "torch.sqrt", "rsqrt": "torch.rsqrt", "abs": "torch.abs", "sign": "torch.sgn",
+    "floor": "torch.floor", "sin": "torch.sin", "cos": "torch.cos", "tanh": "torch.tanh",
+    "sigmoid": "torch.sigmoid", "logsigmoid": "torch.nn.functional.logsigmoid",
+    "silu": "torch.nn.functional.silu", "relu": "torch.relu", "elu": "torch.nn.functional.elu",
+    "gelu": "torch.nn.functional.gelu", "erf": "torch.erf", "re": "torch.real", "im": "torch.imag",
+    "conj": "torch.conj", "softplus": "_softplus",
+}  # fmt: skip
+
+_NUMERIC: Mapping[str, str] = {
+    "exp": "math.exp", "log": "math.log", "log1p": "math.log1p", "expm1": "math.expm1",
+    "sqrt": "math.sqrt", "abs": "abs", "sin": "math.sin", "cos": "math.cos", "tanh": "math.tanh",
+    "erf": "math.erf", "floor": "math.floor",
+}  # fmt: skip
+
+_OPERATOR: Mapping[str, tuple[str, int]] = {
+    "add": ("+", ADD), "sub": ("-", ADD), "mul": ("*", MUL), "div": ("/", MUL), "mod": ("%", MUL),
+    "lt": ("<", COMPARE), "le": ("<=", COMPARE), "gt": (">", COMPARE), "ge": (">=", COMPARE),
+    "eq": ("==", COMPARE), "ne": ("!=", COMPARE), "and": ("&", BIT_AND), "or": ("|", BIT_OR),
+}  # fmt: skip
+
+# Functions whose derivative may be infinite or NaN: behind a `where` they need care under autograd.
+_RISKY = frozenset(
+    {"exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "abs", "sin", "cos", "tanh", "silu", "gelu"}
+    | {"erf", "softplus", "elu", "mul", "div", "pow", "mod", "logaddexp"}
+)
+
+_NAME_OF_OP: Mapping[type, str] = {
+    Contract: "dot", Reduce: "total", Where: "chosen", Normalize: "normal", CumSum: "running",
+    Insert: "filled", Stack: "stacked", Expand: "wide", Cast: "cast", Select: "entry",
+}  # fmt: skip
+
+
+class TorchPrinter:
+    """Prints values of one function; `lines` are its statements so far, `helpers` what they call."""
+
+    def __init__(self, values: Sequence[Value], scope: Scope, names: Names) -> None:
+        self.values = values
+        self.scope = scope
+        self.names = names
+        self.lines: list[str] = []
+        self.helpers: set[str] = set()
+        self._text: dict[Ref, Text] = {}
+        self._uses: dict[Ref, int] = {}
+        self._fixed: set[Ref] = set()
+        self._behind: frozenset[Ref] = frozenset()
+        self._commented: set[str] = set()
+
+    # ------------------------------------------------------------ the walk
+
+    def emit(self, roots: Sequence[Ref]) -> list[str]:
+        """Print what `roots` need; their expressions (names or short expressions) in order."""
+        order = self._needed(roots)
+        if self.scope.autograd:
+            self._behind = _behind_where(self.values, order)
+        for ref in order:
+            if ref not in self._text:
+                self._text[ref] = self._compute(ref)
+                self._settle(ref)
+        return [self._text[r].text for r in roots]
+
+    def is_number(self, ref: Ref) -> bool:
+        """Whether a printed value is a Python number."""
+        return self._text[ref].number
+
+    def tensor_of(self, ref: Ref) -> str:
+        """A printed value as a tensor, also when it is a number."""
+        return self._tensor(self._text[ref], self.values[ref].kind).text
+
+    def _leaf(self, ref: Ref) -> Text | None:
+        found = self.scope.leaf(ref, self.values[ref])
+        return Text(found) if isinstance(found, str) else found
+
+    def _needed(self, roots: Sequence[Ref]) -> list[Ref]:
+        seen: set[Ref] = set()
+        stack = list(roots)
+        for ref in roots:
+            self._uses[ref] = self._uses.get(ref, 0) + 1
+        while stack:
+            ref = stack.pop()
+            if ref in seen or ref in self._text:
+                continue
+            seen.add(ref)
+            if self._leaf(ref) is not None:
+                continue
+            for operand in operands(self.values[ref].op):
+                self._uses[operand] = self._uses.get(operand, 0) + 1
+                stack.append(operand)
+        return sorted(seen)
+
+    def _settle(self, ref: Ref) -> None:
+        """Give a value a name if it is used twice, has the user's name, or is long."""
+        text = self._text[ref]
+        if _SIMPLE.match(text.text) or ref in self._fixed:
+            return
+        value = self.values[ref]
+        short = text.number and len(text.text) <= 12
+        if (self._uses[ref] > 1 and not short) or len(text.text) > _NEST or value.name:
+            self._bind(ref)
+
+    def _bind(self, ref: Ref) -> None:
+        value = self.values[ref]
+        text = self._text[ref]
+        name = self._name(value)
+        if self.scope.comment is not None:
+            note = self.scope.comment(value)
+            if note and note not in self._commented:
+                self._commented.add(note)
+                self.lines.append("# " + note)
+        if text.call and len(name) + len(text.text) > 90:
+            self.lines += bracketed(f"{name} = {text.call[0]}(", text.call[1:], ")", indent=10)
+        else:
+            self.lines.append(f"{name} = {text.text}")
+        self._text[ref] = Text(name, number=text.number)
+
+    def _name(self, value: Value) -> str:
+        if value.name:
+            return self.names.fresh(value.name)
+        if isinstance(value.op, Unary):
+            return self.names.fresh(value.op.fn + "_", numbered=True)
+        return self.names.fresh(_NAME_OF_OP.get(type(value.op), "x"), numbered=True)
+
+    def _compute(self, ref: Ref) -> Text:
+        """The expression of a value; operands are given names until it is short enough."""
+        found = self._leaf(ref)
+        if found is not None:
+            self._fixed.add(ref)
+            return found
+        text = self._print(ref)
+        if len(text.text) <= 84:
+            return text
+        loose = [r for r in dict.fromkeys(operands(self.values[ref].op)) if self._loose(r)]
+        for operand in sorted(loose, key=lambda r: (-len(self._text[r].text), r)):
+            self._bind(operand)
+            text = self._print(ref)
+            if len(text.text) <= 84:
+                break
+        return text
+
+    def _loose(self, ref: Ref) -> bool:
+        return ref not in self._fixed and not _SIMPLE.match(self._text[ref].text)
+
+    # ------------------------------------------------------------ pieces
+
+    def operand(self, ref: Ref, dims: Dims) -> Text:
+        """A printed value with singleton axes put in, so that it lines up with `dims`."""
+        text = self._text[ref]
+        have = self.values[ref].dims
+        if text.number or have == dims or not dims:
+            return text
+        return self.aligned(text, have, dims)
+
+    def aligned(self, text: Text, have: Dims, dims: Dims) -> Text:
+        """`text` of dimensions `have` (a part of `dims`, in order) lined up with `dims`."""
+        picks = [":" if d in have else "None" for d in dims]
+        while picks and picks[0] == ":":
+            picks.pop(0)
+        if not picks:
+            return text
+        return Text(f"{wrapped(text, ATOM)}[..., {', '.join(picks)}]")
+
+    def _tensor(self, text: Text, kind: Kind) -> Text:
+        if not text.number:
+            return text
+        dtype = self.dtype(kind)
+        return Text(f"torch.tensor({text.text}, dtype={dtype}, device={self.scope.device})")
+
+    def dtype(self, kind: Kind) -> str:
+        """The torch dtype of a kind of values."""
+        if kind is Kind.BOOL:
+            return "torch.bool"
+        if kind is Kind.INT:
+            return "torch.int64"
+        return self.scope.dtype if kind is Kind.REAL else f"{self.scope.dtype}.to_complex()"
+
+    def call(self, function: str, *arguments: str) -> Text:
+        """A call; functions with a leading underscore are helpers of the module."""
+        if function.startswith("_"):
+            self.helpers.add(function)
+        return Text(f"{function}({', '.join(arguments)})", call=(function, *arguments))
+
+    def _strictly(self, ref: Ref, fn: str, text: Text, function: str, *xs: Text) -> Text:
+        """The operation with a derivative that keeps a zero gradient zero, if that is needed."""
+        if ref not in self._behind or fn not in _RISKY:
+            return text
+        kind = self.values[ref].kind
+        return self.call("_strict", function, *(self._tensor(x, kind).text for x in xs))
+
+    # ------------------------------------------------------------ one value
+
+    def _print(self, ref: Ref) -> Text:
+        value = self.values[ref]
+        match value.op:
+            case Const(number):
+                return literal(number)
+            case Size(dim):
+                return Text(self.scope.sizes[dim], number=True)
+            case Iota(dim):
+                return Text(f"torch.arange({self.scope.sizes[dim]}, device={self.scope.device})")
+            case Unary(fn, x):
+                return self._unary(ref, fn, self._text[x], self.values[x])
+            case Binary():
+                return self._binary(ref, value, value.op)
+            case Cast(x):
+                text = self._text[x]
+                return text if text.number else Text(f"{wrapped(text, ATOM)}.to({self.dtype(value.kind)})")
+            case Clamp():
+                return self._clamp(value, value.op)
+            case Where(c, a, b):
+                return self._where(value, c, a, b)
+            case MakeComplex(re, im):
+                return self._complex(value, re, im)
+            case StopGrad(x):
+                text = self._text[x]
+                detach = self.scope.autograd and not text.number
+                return Text(f"{wrapped(text, ATOM)}.detach()") if detach else text
+            case _:
+                return self._dimensional(ref, value)
+
+    def _dimensional(self, ref: Ref, value: Value) -> Text:
+        match value.op:
+            case Contract():
+                return self._contract(value, value.op)
+            case Reduce():
+                return self._reduce(value.op)
+            case Normalize():
+                return self._normalize(value.op)
+            case Rename(x, pairs):
+                return self._rename(value, x, dict(pairs))
+            case Select(x, dim, index):
+                dims = self.values[x].dims
+                rest = [":"] * (len(dims) - dims.index(dim) - 1)
+                text = self._tensor(self._text[x], value.kind)
+                return Text(f"{wrapped(text, ATOM)}[..., {', '.join([str(index), *rest])}]")
+            case Insert(x, dim, index, y):
+                axis = value.dims.index(dim) - len(value.dims)
+                rest_dims = tuple(d for d in value.dims if d != dim)
+                inner = self._tensor(self.operand(y, rest_dims), value.kind)
+                whole = self._tensor(self._text[x], value.kind)
+                return self.call("_insert", whole.text, str(axis), str(index), inner.text)
+            case Stack(xs, dim):
+                axis = value.dims.index(dim) - len(value.dims)
+                rest_dims = tuple(d for d in value.dims if d != dim)
+                parts = [self._tensor(self.operand(x, rest_dims), value.kind).text for x in xs]
+                return self.call("_stack", str(axis), *parts)
+            case Expand(x):
+                return self._expand(value, x)
+            case CumSum(x, dim, reverse, exclusive):
+                axis = value.dims.index(dim) - len(value.dims)
+                return self._cumsum(self._text[x], axis, reverse, exclusive)
+            case _:
+                raise InternalError(f"the torch printer was not told what {value.op} is called")
+
+    def _cumsum(self, text: Text, axis: int, reverse: bool, exclusive: bool) -> Text:
+        inner = wrapped(text, ATOM)
+        if exclusive:
+            return self.call("_cumsum_exclusive", text.text, str(axis), repr(reverse))
+        if reverse:
+            return Text(f"{inner}.flip({axis}).cumsum({axis}).flip({axis})")
+        return Text(f"{inner}.cumsum({axis})")
+
+    # ------------------------------------------------------------ elementwise
+
+    def _unary(self, ref: Ref, fn: str, x: Text, of: Value) -> Text:
+        if fn == "neg":
+            return Text("-" + wrapped(x, UNARY), UNARY, x.number)
+        if fn == "not":
+            return Text("~" + wrapped(self._tensor(x, Kind.BOOL), UNARY), UNARY)
+        if fn in ("re", "conj") and of.kind is not Kind.COMPLEX:
+            return x
+        if fn == "im" and of.kind is not Kind.COMPLEX:
+            return Text("0.0", number=True) if x.number else self.call("torch.zeros_like", x.text)
+        if x.number and fn == "sqrt" and isinstance(_bare(self.values, ref), Size):
+            return self._pow(x, Text("0.5", number=True))
+        if x.number and fn == "rsqrt" and isinstance(_bare(self.values, ref), Size):
+            return self._pow(x, Text("-0.5", UNARY, number=True))
+        x = self._tensor(x, of.kind)
+        function = _FUNCTION[fn]
+        return self._strictly(ref, fn, self.call(function, x.text), function, x)
+
+    def _pow(self, a: Text, b: Text) -> Text:
+        number = a.number and b.number
+        tight = _SIMPLE.match(a.text) and _SIMPLE.match(b.text) and a.prec > UNARY
+        left = wrapped(a, POWER + 1)
+        right = wrapped(b, UNARY)
+        return Text(f"{left}**{right}" if tight else f"{left} ** {right}", POWER, number)
+
+    def _binary(self, ref: Ref, value: Value, op: Binary) -> Text:
+        a, b = self.operand(op.a, value.dims), self.operand(op.b, value.dims)
+        kind = self.values[op.a].kind
+        if a.number and b.number and not self._stays_number(op):
+            a = self._tensor(a, kind)
+        if op.fn in ("max", "min"):
+            return self._extreme(op.fn, a, b)
+        if op.fn == "logaddexp":
+            a, b = self._tensor(a, kind), self._tensor(b, kind)
+            function = "torch.logaddexp"
+            if self.scope.autograd:
+                return self.call("_strict", function, a.text, b.text)
+            return self.call(function, a.text, b.text)
+        if op.fn == "pow":
+            return self._strictly(ref, "pow", self._pow(a, b), "torch.pow", a, b)
+        sign, prec = _OPERATOR[op.fn]
+        left = wrapped(a, prec + 1 if prec == COMPARE else prec)
+        text = Text(f"{left} {sign} {wrapped(b, prec + 1)}", prec, a.number and b.number)
+        if text.number:
+            return text
+        function = {"mul": "torch.mul", "div": "torch.div", "mod": "torch.remainder"}.get(op.fn, "")
+        return self._strictly(ref, op.fn, text, function, a, b)
+
+    def _stays_number(self, op: Binary) -> bool:
+        """Whether an operation on Python numbers gives what torch would give."""
+        if op.fn in ("add", "sub", "mul"):
+            return True
+        base, other = _bare(self.values, op.a), _bare(self.values, op.b)
+        if op.fn == "div":
+            return isinstance(other, Size) or (isinstance(other, Const) and other.value != 0)
+        if op.fn == "pow":
+            positive = isinstance(base, Size) or (isinstance(base, Const) and base.value > 0)
+            return positive and isinstance(other, Const) and abs(other.value) <= 16
+        return False
+
+    def _extreme(self, fn: str, a: Text, b: Text) -> Text:
+        function = "torch.maximum" if fn == "max" else "torch.minimum"
+        if a.number:
+            a, b = b, a
+        if not b.number:
+            return self.call(function, a.text, b.text)
+        if self.scope.autograd:  # clamp has another derivative at a tie
+            return self.call(function, a.text, f"torch.full_like({a.text}, {b.text})")
+        bound = "min" if fn == "max" else "max"
+        return self.call("torch.clamp", a.text, f"{bound}={b.text}")
+
+    def _clamp(self, value: Value, op: Clamp) -> Text:
+        x = self._tensor(self.operand(op.x, value.dims), value.kind)
+        low, high = self.operand(op.low, value.dims), self.operand(op.high, value.dims)
+        if low.number != high.number:
+            low, high = self._tensor(low, value.kind), self._tensor(high, value.kind)
+        return self.call("torch.clamp", x.text, low.text, high.text)
+
+    def _where(self, value: Value, c: Ref, a: Ref, b: Ref) -> Text:
+        condition = self._tensor(self.operand(c, value.dims), Kind.BOOL)
+        x, y = self.operand(a, value.dims), self.operand(b, value.dims)
+        if x.number and y.number:
+            x = self._tensor(x, value.kind)
+        elif value.kind is Kind.COMPLEX:
+            x, y = self._tensor(x, value.kind), self._tensor(y, value.kind)
+        return self.call("torch.where", condition.text, x.text, y.text)
+
+    def _complex(self, value: Value, re_: Ref, im: Ref) -> Text:
+        x, y = self.operand(re_, value.dims), self.operand(im, value.dims)
+        if x.number and y.number:
+            x, y = self._tensor(x, Kind.REAL), self._tensor(y, Kind.REAL)
+        if x.number:
+            x = self.call("torch.full_like", y.text, x.text)
+        if y.number:
+            y = self.call("torch.full_like", x.text, y.text)
+        return self.call("_complex", x.text, y.text)
+
+    # ------------------------------------------------------------ dimensions
+
+    def _axes(self, dims: Dims, over: Iterable[str]) -> str:
+        axes = [dims.index(d) - len(dims) for d in over]
+        return str(axes[0]) if len(axes) == 1 else f"({', '.join(map(str, axes))})"
+
+    def _reduce(self, op: Reduce) -> Text:
+        dims = self.values[op.x].dims
+        x = wrapped(self._text[op.x], ATOM)
+        axes = self._axes(dims, op.over)
+        match op.fn:
+            case "sum" | "mean":
+                return Text(f"{x}.{op.fn}({axes})")
+            case "max" | "min":
+                return Text(f"{x}.a{op.fn}({axes})")
+            case "logsumexp":
+                return Text(f"{x}.logsumexp({axes})")
+            case _:
+                if len(op.over) == 1:
+                    return Text(f"{x}.argmax({axes})")
+                last = ", ".join(str(i - len(op.over)) for i in range(len(op.over)))
+                return Text(f"{x}.movedim({axes}, ({last})).flatten(-{len(op.over)}).argmax(-1)")
+
+    def _normalize(self, op: Normalize) -> Text:
+        text = self._text[op.x]
+        axes = self._axes(self.values[op.x].dims, op.over)
+        if op.fn == "softmax":
+            if len(op.over) == 1:
+                return Text(f"{wrapped(text, ATOM)}.softmax({axes})")
+            return self.call("_softmax", text.text, axes)
+        if not axes.startswith("("):
+            axes = f"({axes},)"
+        return self.call(f"_{op.fn}", text.text, axes, literal(op.eps).text)
+
+    def _rename(self, value: Value, x: Ref, table: Mapping[str, str]) -> Text:
+        renamed = tuple(table.get(d, d) for d in self.values[x].dims)
+        return self._permuted(self._text[x], renamed, value.dims)
+
+    def _permuted(self, text: Text, have: Dims, want: Dims) -> Text:
+        if text.number or have == want:
+            return text
+        n = len(have)
+        moved = [i for i in range(n) if have[i] != want[i]]
+        if moved == [n - 2, n - 1]:
+            return Text(f"{wrapped(text, ATOM)}.mT")
+        return Text(wrapped(text, ATOM) + moved_axes(have, want))
+
+    def _expand(self, value: Value, x: Ref) -> Text:
+        text = self._text[x]
+        sizes = [self.scope.sizes[d] for d in value.dims]
+        if text.number:
+            dtype = self.dtype(value.kind)
+            shape = sizes[0] + "," if len(sizes) == 1 else ", ".join(sizes)
+            rest = f"dtype={dtype}, device={self.scope.device}"
+            return Text(f"torch.full(({shape}), {text.text}, {rest})")
+        return self.call("_expand", self.operand(x, value.dims).text, *sizes)
+
+    # ------------------------------------------------------------ contractions
+
+    def _contract(self, value: Value, op: Contract) -> Text:
+        a, b = self.values[op.a], self.values[op.b]
+        x, y = self._tensor(self._text[op.a], a.kind), self._tensor(self._text[op.b], b.kind)
+        over = set(op.over)
+        mine = [d for d in a.dims if d not in over]
+        yours = [d for d in b.dims if d not in over]
+        if not mine and not yours:
+            return Text(f"({_product(x, y)}).sum({self._axes(a.dims, op.over)})")
+        if value.kind in (Kind.BOOL, Kind.INT):
+            every = tuple(sorted({*a.dims, *b.dims}, key=self._order(value, op)))
+            left, right = self.operand(op.a, every), self.operand(op.b, every)
+            return Text(f"({_product(left, right)}).sum({self._axes(every, op.over)})")
+        plain = len(over) == 1 and len(mine) <= 1 and len(yours) <= 1 and mine != yours
+        if not plain or a.varies != b.varies:
+            return self._einsum(value, op, x, y)
+        (inner,) = over
+        if not mine or not yours:
+            matrix, vector = (y, x) if not mine else (x, y)
+            dims = b.dims if not mine else a.dims
+            if dims[0] == inner:
+                return Text(f"({wrapped(vector, ATOM)}[..., None, :] @ {wrapped(matrix, MUL + 1)})[..., 0, :]")
+            return Text(f"({wrapped(matrix, MUL)} @ {wrapped(vector, ATOM)}[..., None])[..., 0]")
+        left, right, first, second = x, y, a.dims, b.dims
+        if value.dims[0] == yours[0]:
+            left, right, first, second = y, x, b.dims, a.dims
+        if first[0] == inner:
+            left = Text(wrapped(left, ATOM) + ".mT")
+        if second[1] == inner:
+            right = Text(wrapped(right, ATOM) + ".mT")
+        return Text(f"{wrapped(left, MUL)} @ {wrapped(right, MUL + 1)}", MUL)
+
+    def _order(self, value: Value, op: Contract) -> Callable[[str], int]:
+        """Places of dimensions in the order that both operands and the result keep."""
+        merged = merge_orders([self.values[op.a].dims, self.values[op.b].dims, value.dims])
+        return {d: i for i, d in enumerate(merged)}.__getitem__
+
+    def _einsum(self, value: Value, op: Contract, x: Text, y: Text) -> Text:
+        letters: dict[str, str] = {}
+        for dim in (*self.values[op.a].dims, *self.values[op.b].dims):
+            letters.setdefault(dim, chr(ord("i") + len(letters)))
+        parts = [self.values[op.a].dims, self.values[op.b].dims, value.dims]
+        first, second, out = ("..." + "".join(letters[d] for d in dims) for dims in parts)
+        return self.call("torch.einsum", f'"{first},{second}->{out}"', x.text, y.text)
+
+
+def moved_axes(have: Dims, want: Dims) -> str:
+    """The method call that brings trailing axes `have` into the order `want`."""
+    if have == want:
+        return ""
+    n = len(have)
+    source = ", ".join(str(have.index(d) - n) for d in want)
+    target = ", ".join(str(i - n) for i in range(n))
+    return f".movedim(({source}), ({target}))"
+
+
+def wrapped(text: Text, prec: int) -> str:
+    """The expression, in brackets if it binds less tightly than `prec`."""
+    return text.text if text.prec >= prec else f"({text.text})"
+
+
+def _product(x: Text, y: Text) -> str:
+    return f"{wrapped(x, MUL)} * {wrapped(y, MUL + 1)}"
+
+
+def merge_orders(orders: Sequence[Dims]) -> Dims:
+    """One order of all dimensions that agrees with each given one (they are parts of one order)."""
+    out: list[str] = []
+    pending = [list(order) for order in orders]
+    while any(pending):
+        for order in pending:
+            if order and all(order[0] not in other[1:] for other in pending):
+                head = order[0]
+                break
+        else:
+            raise InternalError(f"dimension orders {orders} disagree")
+        out.append(head)
+        pending = [order[1:] if order and order[0] == head else order for order in pending]
+    return tuple(out)
+
+
+def _bare(values: Sequence[Value], ref: Ref) -> object:
+    """The operation behind casts; for a function, that of its argument."""
+    op = values[ref].op
+    while isinstance(op, Cast | Unary):
+        op = values[op.x].op
+    return op
+
+
+def _behind_where(values: Sequence[Value], order: Sequence[Ref]) -> frozenset[Ref]:
+    """Values that some `where` may leave out."""
+    behind: set[Ref] = set()
+    for ref in reversed(order):
+        op = values[ref].op
+        if isinstance(op, Where):
+            behind.update((op.a, op.b))
+        if ref in behind and not isinstance(op, Lag | Time):
+            behind.update(operands(op))
+    return frozenset(behind)
