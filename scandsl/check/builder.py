@@ -41,7 +41,7 @@ MAX_VALUES = 20_000
 Key: TypeAlias = tuple[Op, Dims, Kind, str]
 
 
-class TooLarge(Exception):  # noqa: N818 - not an error of the compiler but a stop signal
+class TooLarge(Exception):
     """The unrolled step passed the limit; caught where the scan is checked."""
 
 

@@ -151,7 +151,9 @@ def _over(ctx: Context, node: ast.Call, ref: Ref) -> Dims | None:
     for identifier, dim in zip(node.dims or (), named, strict=True):
         if dim not in have:
             argument = ctx.text(node.arguments[0].span)
-            ctx.report(errors.dim_not_there(identifier.span, node.function.text, dim, argument, have))
+            ctx.report(
+                errors.dim_not_there(identifier.span, node.function.text, dim, argument, have)
+            )
             return None
     return named
 

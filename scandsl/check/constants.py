@@ -70,5 +70,5 @@ def _power(a: Number, b: Number) -> Number | complex:
     """`a ** b` in integers only where the result is small, so that nothing can run away."""
     if isinstance(a, int) and isinstance(b, int) and 0 <= b <= 64 and abs(a) <= 1_000_000:
         return int(a**b)
-    result = float(a) ** float(b)
+    result: Number | complex = float(a) ** float(b)
     return result

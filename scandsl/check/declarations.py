@@ -49,9 +49,12 @@ class _Collector:
 
 
 def declare(
-    scan: ast.Scan, settings: Mapping[str, int], report: Callable[[Diagnostic], None]
+    scan: ast.Scan,
+    settings: Mapping[str, int],
+    report: Callable[[Diagnostic], None],
+    whole: bool = True,
 ) -> tuple[Declared, DimTable]:
-    """All declarations of a scan."""
+    """All declarations of a scan; a scan that is not whole may lack some."""
     out = _Collector(report, settings, DimTable())
     declarations = [s for s in statements(scan.body) if isinstance(s, ast.Declaration)]
     items = [(d.kind, item) for d in declarations for item in d.items]
@@ -60,9 +63,12 @@ def declare(
             _static(out, item)
     _find_dims(out, items)
     _order_dims(out, scan)
+    if whole:
+        _check_sizes(out)
     for kind, item in items:
         _item(out, kind, item)
-    _check_whole(out, scan)
+    if whole:
+        _check_whole(out, scan)
     declared = Declared(
         out.inputs, out.params, out.scalars, out.states, out.outputs, out.statics,
         tuple(out.arguments), out.spans,
@@ -111,6 +117,10 @@ def _order_dims(out: _Collector, scan: ast.Scan) -> None:
                 out.dims.register(name)
     for name in list(out.dims.order):
         out.dims.register(base_of(name))
+
+
+def _check_sizes(out: _Collector) -> None:
+    """Every dimension needs a tensor or a number to take its size from."""
     for base in sorted(out.dims.families - out.sized - set(out.statics)):
         out.report(errors.dim_without_size(out.dim_spans[base], base, sorted(out.sized)))
 

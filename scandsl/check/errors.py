@@ -95,7 +95,9 @@ def setting_value(span: Span, name: str, value: object) -> Diagnostic:
 
 def reserved(span: Span, name: str) -> Diagnostic:
     """A word of the language used as a name."""
-    meaning = {"t": "the position in the sequence", "inf": "infinity", "pi": "the number π"}.get(name)
+    meaning = {"t": "the position in the sequence", "inf": "infinity", "pi": "the number π"}.get(
+        name
+    )
     what = f"`{name}` is reserved" + (f": it is {meaning}" if meaning else " and cannot be a name")
     return Diagnostic(what, span, (f"choose another name, such as `{name}_`",))
 
@@ -117,7 +119,9 @@ def dim_as_value(span: Span, name: str, dim: Span | None) -> Diagnostic:
 def unknown_name(span: Span, name: str, known: Sequence[str], is_function: bool) -> Diagnostic:
     """A name that nothing declares."""
     if is_function:
-        return Diagnostic(f"`{name}` is a function and has no value by itself", span, (f"call it: `{name}(…)`",))
+        return Diagnostic(
+            f"`{name}` is a function and has no value by itself", span, (f"call it: `{name}(…)`",)
+        )
     if name.endswith("'"):
         mend = f"primes name dimensions; a value of the step before is `lag({base_of(name)}, 1)`"
         return Diagnostic(f"there is no dimension or value `{name}`", span, (mend,))
@@ -137,7 +141,9 @@ def unknown_in_function(span: Span, name: str, function: str, values: Sequence[s
 
 def use_before_assignment(span: Span, name: str, is_output: bool) -> Diagnostic:
     """A local that is assigned further down."""
-    mend = f"assign `{name}` above this line, or read the value of the step before: `lag({name}, 1)`"
+    mend = (
+        f"assign `{name}` above this line, or read the value of the step before: `lag({name}, 1)`"
+    )
     what = "output" if is_output else "local"
     return Diagnostic(f"the {what} `{name}` is used before it is assigned", span, (mend,))
 
@@ -148,7 +154,9 @@ def local_to_block(span: Span, name: str) -> Diagnostic:
         f"assign `{name}` before the block, so that it has a value at the other steps too",
         f"or declare `state {name}` to keep its value from the last time the block ran",
     )
-    return Diagnostic(f"`{name}` is first assigned inside an `every` block and ends with it", span, mends)
+    return Diagnostic(
+        f"`{name}` is first assigned inside an `every` block and ends with it", span, mends
+    )
 
 
 def not_allowed_here(span: Span, name: str, what: str, place: str) -> Diagnostic:
@@ -168,7 +176,9 @@ def unknown_dim(identifier: ast.Identifier, known: Sequence[str], role: str | No
     name = identifier.text
     if role is not None:
         mend = f"dimensions here are {_listing(known)}" if known else "this scan has no dimensions"
-        return Diagnostic(f"`{name}` is {_article(role)}, not a dimension", identifier.span, (mend,))
+        return Diagnostic(
+            f"`{name}` is {_article(role)}, not a dimension", identifier.span, (mend,)
+        )
     help_ = _did_you_mean(base_of(name), known)
     help_ = help_ or ((f"dimensions here are {_listing(known)}",) if known else ())
     return Diagnostic(f"unknown dimension `{name}`", identifier.span, help_)
@@ -178,7 +188,11 @@ def unknown_dim_in_function(function: str, identifier: ast.Identifier) -> Diagno
     """A function body with a dimension that is no parameter of it."""
     base = base_of(identifier.text)
     mend = f"give it the dimension as a parameter: `fn {function}[{base}](…)`, called `{function}[K](…)`"
-    return Diagnostic(f"unknown dimension `{identifier.text}` in the function `{function}`", identifier.span, (mend,))
+    return Diagnostic(
+        f"unknown dimension `{identifier.text}` in the function `{function}`",
+        identifier.span,
+        (mend,),
+    )
 
 
 def dim_without_size(span: Span, name: str, sized: Sequence[str]) -> Diagnostic:
@@ -186,7 +200,9 @@ def dim_without_size(span: Span, name: str, sized: Sequence[str]) -> Diagnostic:
     near = _near(name, sized) if len(name) > 1 else None
     help_ = (f"did you mean `{near}`?",) if near else ()
     mend = f"give it to an input or a param, or declare `static {name} = 4`"
-    return Diagnostic(f"the dimension `{name}` has no size: no input or param has it", span, (*help_, mend))
+    return Diagnostic(
+        f"the dimension `{name}` has no size: no input or param has it", span, (*help_, mend)
+    )
 
 
 def dim_twice(span: Span, name: str) -> Diagnostic:
@@ -204,7 +220,9 @@ def dim_twice_in_view(span: Span, text: str, dim: str, result: Sequence[str]) ->
 def no_dims_here(span: Span, kind: str, name: str) -> Diagnostic:
     """`scalar c[K]`."""
     what = {"scalar": "a scalar is one number", "static": "a static is one integer"}[kind]
-    mend = f"write `{kind} {name} = …`" + (f", or declare `param {name}[…]`" if kind == "scalar" else "")
+    mend = f"write `{kind} {name} = …`" + (
+        f", or declare `param {name}[…]`" if kind == "scalar" else ""
+    )
     return Diagnostic(f"{what} and has no dimensions", span, (mend,))
 
 
@@ -213,20 +231,30 @@ def no_dims_here(span: Span, kind: str, name: str) -> Diagnostic:
 
 def no_complex_here(span: Span, kind: str, name: str) -> Diagnostic:
     """`scalar c: complex`."""
-    return Diagnostic(f"the {kind} `{name}` cannot be complex", span, ("pass its two parts, and write `complex(re, im)`",))
+    return Diagnostic(
+        f"the {kind} `{name}` cannot be complex",
+        span,
+        ("pass its two parts, and write `complex(re, im)`",),
+    )
 
 
 def static_value(span: Span, name: str, missing: bool, value: object) -> Diagnostic:
     """A static without a positive integer."""
     if missing:
-        return Diagnostic(f"the static `{name}` has no value", span, (f"write `static {name} = 4`",))
+        return Diagnostic(
+            f"the static `{name}` has no value", span, (f"write `static {name} = 4`",)
+        )
     found = "" if value is None else f", not {value}"
-    return Diagnostic(f"the size `{name}` has to be a positive integer known at compile time{found}", span)
+    return Diagnostic(
+        f"the size `{name}` has to be a positive integer known at compile time{found}", span
+    )
 
 
 def scalar_without_default(span: Span, name: str) -> Diagnostic:
     """`scalar c`."""
-    return Diagnostic(f"the scalar `{name}` has no default", span, (f"write `scalar {name} = 1.0`",))
+    return Diagnostic(
+        f"the scalar `{name}` has no default", span, (f"write `scalar {name} = 1.0`",)
+    )
 
 
 def tensor_with_value(span: Span, kind: str, name: str) -> Diagnostic:
@@ -317,22 +345,32 @@ def range_bound(span: Span) -> Diagnostic:
 def empty_range(span: Span, low: float, high: float, is_open: bool) -> Diagnostic:
     """`in [1, 0]`."""
     if low > high:
-        return Diagnostic("this range is empty", span, (f"write the smaller bound first: `[{high:g}, {low:g}]`",))
+        return Diagnostic(
+            "this range is empty", span, (f"write the smaller bound first: `[{high:g}, {low:g}]`",)
+        )
     if is_open:
-        return Diagnostic("this range is empty", span, (f"an end with a round bracket is left out; `[{low:g}, {high:g}]` holds {low:g}",))
+        return Diagnostic(
+            "this range is empty",
+            span,
+            (f"an end with a round bracket is left out; `[{low:g}, {high:g}]` holds {low:g}",),
+        )
     return Diagnostic("this range holds no finite number", span)
 
 
 def complex_range(span: Span, name: str) -> Diagnostic:
     """A range on a complex tensor."""
-    mend = f"complex numbers have no order; pass `{name}` as two real tensors with ranges of their own"
+    mend = (
+        f"complex numbers have no order; pass `{name}` as two real tensors with ranges of their own"
+    )
     return Diagnostic(f"`{name}` is complex and cannot have a range", span, (mend,))
 
 
 def unit_without_dims(span: Span, name: str) -> Diagnostic:
     """`input k in unit`."""
     mend = f"for a number write `{name} in [-1, 1]`"
-    return Diagnostic(f"`unit` is a promise about vectors, and `{name}` has no dimensions", span, (mend,))
+    return Diagnostic(
+        f"`unit` is a promise about vectors, and `{name}` has no dimensions", span, (mend,)
+    )
 
 
 # ---------------------------------------------------------------- assignment
@@ -341,19 +379,31 @@ def unit_without_dims(span: Span, name: str) -> Diagnostic:
 def assign_reserved(span: Span, name: str) -> Diagnostic:
     """`t = 0`."""
     what = "the position in the sequence" if name == "t" else "a constant"
-    return Diagnostic(f"`{name}` is {what} and cannot be assigned", span, (f"choose another name, such as `{name}_`",))
+    return Diagnostic(
+        f"`{name}` is {what} and cannot be assigned",
+        span,
+        (f"choose another name, such as `{name}_`",),
+    )
 
 
 def assign_to(span: Span, name: str, role: str, declared: Span | None) -> Diagnostic:
     """Assignment to something that stays as it is."""
     notes = (Note(f"`{name}` is declared here", declared),) if declared is not None else ()
-    mend = "what changes from step to step is a `state`" if role == "param" else "use another name for the new value"
+    mend = (
+        "what changes from step to step is a `state`"
+        if role == "param"
+        else "use another name for the new value"
+    )
     return Diagnostic(f"`{name}` is a {role} and cannot be assigned", span, (mend,), notes)
 
 
 def assign_to_dim(span: Span, name: str, static: bool) -> Diagnostic:
     """A dimension's name used for a value."""
-    mend = f"its value is set where it is declared, or by `--set {name}=…`" if static else "use another name for the value"
+    mend = (
+        f"its value is set where it is declared, or by `--set {name}=…`"
+        if static
+        else "use another name for the value"
+    )
     return Diagnostic(f"`{name}` is a dimension and cannot be assigned", span, (mend,))
 
 
@@ -366,17 +416,26 @@ def state_dims(span: Span, name: str, dims: Dims) -> Diagnostic:
 def entry_of_nothing(span: Span, name: str) -> Diagnostic:
     """`s[0] = …` before `s` exists."""
     mend = f"give it its dimensions first: `{name}[R] = 0`"
-    return Diagnostic(f"`{name}` has no value yet, so an entry of it cannot be assigned", span, (mend,))
+    return Diagnostic(
+        f"`{name}` has no value yet, so an entry of it cannot be assigned", span, (mend,)
+    )
 
 
 def rename_in_target(span: Span, name: str) -> Diagnostic:
     """`s[r, K'] = …` for a declared `s[R, K]`."""
-    mend = f"leave out the slots behind the index; rename on the right-hand side: `{name}[r] = x[K]`"
+    mend = (
+        f"leave out the slots behind the index; rename on the right-hand side: `{name}[r] = x[K]`"
+    )
     return Diagnostic("a target keeps the names of its dimensions", span, (mend,))
 
 
 def shape_mismatch(
-    span: Span, target: str, want: Dims, text: str, have: Dims, same_size: Callable[[str, str], bool]
+    span: Span,
+    target: str,
+    want: Dims,
+    text: str,
+    have: Dims,
+    same_size: Callable[[str, str], bool],
 ) -> Diagnostic:
     """A value whose dimensions are not those of its target."""
     message = f"`{target}` is {_shape(want)}, but this value is {shape_text(have)}"
@@ -384,19 +443,27 @@ def shape_mismatch(
     missing = [d for d in want if d not in have]
     mends: list[str] = []
     if len(extra) == len(missing) == 1 and same_size(extra[0], missing[0]):
-        mends.append(f"`{extra[0]}` and `{missing[0]}` are two names: rename one where it is read, as in `h[{missing[0]}]`")
+        mends.append(
+            f"`{extra[0]}` and `{missing[0]}` are two names: rename one where it is read, as in `h[{missing[0]}]`"
+        )
     elif extra:
         over = ", ".join(extra)
-        mends.append(f"sum over what is too much, `sum[{over}](…)`, or declare `{target}{shape_text([*want, *extra])}`")
+        mends.append(
+            f"sum over what is too much, `sum[{over}](…)`, or declare `{target}{shape_text([*want, *extra])}`"
+        )
     if missing and not mends:
-        mends.append(f"it lacks {_listing(missing)}: only a number fills all dimensions of what it is assigned to")
+        mends.append(
+            f"it lacks {_listing(missing)}: only a number fills all dimensions of what it is assigned to"
+        )
     return Diagnostic(message, span, tuple(mends))
 
 
 def wider_kind(span: Span, target: str, found: str, want: str) -> Diagnostic:
     """A complex value for a real target."""
     if found == "complex":
-        mend = f"take a part of it, `re(…)` or `abs(…)`, or declare the target as `{target}: complex`"
+        mend = (
+            f"take a part of it, `re(…)` or `abs(…)`, or declare the target as `{target}: complex`"
+        )
         return Diagnostic(f"`{target}` is real, but this value is complex", span, (mend,))
     return Diagnostic(f"`{target}` is {want}, but this value is {found}", span)
 
@@ -413,45 +480,67 @@ def too_many_slots(span: Span, name: str, dims: Dims, given: int) -> Diagnostic:
 def slot_size(span: Span, name: str, dim: str, new: str) -> Diagnostic:
     """`h[V]` of a declared `h[K]`."""
     mend = f"a slot takes a dimension of the same size, such as `{base_of(dim)}'`"
-    return Diagnostic(f"`{name}` has `{dim}` here, and `{new}` is not of the same size", span, (mend,))
+    return Diagnostic(
+        f"`{name}` has `{dim}` here, and `{new}` is not of the same size", span, (mend,)
+    )
 
 
 def index_not_static(span: Span, name: str, dim: str) -> Diagnostic:
     """`k[0]` along a dimension whose size is not known."""
     mend = f"only a dimension declared as `static {dim} = …` can be indexed"
-    return Diagnostic(f"the dimension `{dim}` of `{name}` is not static, so it has no numbered entries", span, (mend,))
+    return Diagnostic(
+        f"the dimension `{dim}` of `{name}` is not static, so it has no numbered entries",
+        span,
+        (mend,),
+    )
 
 
-def index_out_of_range(span: Span, index: int, dim: str, size: int, variable: str | None) -> Diagnostic:
+def index_out_of_range(
+    span: Span, index: int, dim: str, size: int, variable: str | None
+) -> Diagnostic:
     """`k[2]` with `static R = 2`."""
     shown = f"`{variable}` = {index}" if variable else f"{index}"
-    mend = f"`{dim}` has {size} entries: 0 to {size - 1}" if size > 1 else f"`{dim}` has one entry: 0"
+    mend = (
+        f"`{dim}` has {size} entries: 0 to {size - 1}" if size > 1 else f"`{dim}` has one entry: 0"
+    )
     return Diagnostic(f"the index {shown} is out of range", span, (mend,))
 
 
 def brackets_on_local(span: Span, name: str, dims: Dims, local: bool) -> Diagnostic:
     """Brackets after a name without declared dimensions."""
     if not dims:
-        return Diagnostic(f"`{name}` has no dimensions to put in brackets", span, (f"write `{name}`",))
+        return Diagnostic(
+            f"`{name}` has no dimensions to put in brackets", span, (f"write `{name}`",)
+        )
     if not local:
         mend = "rename or index what is passed to the function instead"
         return Diagnostic(f"`{name}` is a parameter, whose dimensions have no order", span, (mend,))
     mend = f"assign it with its dimensions: `{name}{shape_text(dims)} = …`"
-    return Diagnostic(f"`{name}` was assigned without its dimensions, so they have no order", span, (mend,))
+    return Diagnostic(
+        f"`{name}` was assigned without its dimensions, so they have no order", span, (mend,)
+    )
 
 
 # ---------------------------------------------------------------- operators
 
 
 def nothing_shared(
-    span: Span, texts: tuple[str, str], dims: tuple[Dims, Dims], partner: str | None, primed: str | None
+    span: Span,
+    texts: tuple[str, str],
+    dims: tuple[Dims, Dims],
+    partner: str | None,
+    primed: str | None,
 ) -> Diagnostic:
     """`k @ v`."""
     a, b = texts
     short_a, short_b = _operand(a), _operand(b)
-    message = f"`{a}` and `{b}` share no dimension, so `{short_a} @ {short_b}` has nothing to sum over"
+    message = (
+        f"`{a}` and `{b}` share no dimension, so `{short_a} @ {short_b}` has nothing to sum over"
+    )
     shapes = f"{a} is {_shape(dims[0])}, {b} is {_shape(dims[1])}"
-    product = f"write `{short_a} * {short_b}`" + (" for the outer product" if dims[0] and dims[1] else "")
+    product = f"write `{short_a} * {short_b}`" + (
+        " for the outer product" if dims[0] and dims[1] else ""
+    )
     if primed is not None:
         mend = f"rename a dimension so that they share it, as in `x[{primed}]`"
     elif partner is not None and partner not in texts:
@@ -493,13 +582,20 @@ def sum_of_shapes(
 
 def bool_in_arithmetic(span: Span, text: str) -> Diagnostic:
     """`(a > b) + 1`."""
-    mends = (f"write `where({text}, 1, 0)`", "a condition may be a factor, `(a > b) * x`, and stand in `and`, `or`, `not`, `where`")
+    mends = (
+        f"write `where({text}, 1, 0)`",
+        "a condition may be a factor, `(a > b) * x`, and stand in `and`, `or`, `not`, `where`",
+    )
     return Diagnostic(f"`{text}` is true or false, and a number is needed here", span, mends)
 
 
 def needs_bool(span: Span, text: str, user: str) -> Diagnostic:
     """`x and y` for numbers."""
-    return Diagnostic(f"{user} needs a condition, and `{text}` is a number", span, (f"compare it: `{_operand(text)} != 0`",))
+    return Diagnostic(
+        f"{user} needs a condition, and `{text}` is a number",
+        span,
+        (f"compare it: `{_operand(text)} != 0`",),
+    )
 
 
 def complex_not_real(span: Span, text: str, user: str) -> Diagnostic:
@@ -532,14 +628,18 @@ def function_usage(function: ast.Function) -> str:
     return f"{function.name.text}{dims}({', '.join(p.text for p in function.parameters)})"
 
 
-def argument_count(span: Span, name: str, counts: tuple[int, int], given: int, usage: str) -> Diagnostic:
+def argument_count(
+    span: Span, name: str, counts: tuple[int, int], given: int, usage: str
+) -> Diagnostic:
     """Too few or too many arguments."""
     least, most = counts
     if least == most:
         wanted = f"{least} argument" + ("" if least == 1 else "s")
     else:
         wanted = f"{least} to {most} arguments"
-    return Diagnostic(f"`{name}` takes {wanted}, not {given}", span, (f"it is called as `{usage}`",))
+    return Diagnostic(
+        f"`{name}` takes {wanted}, not {given}", span, (f"it is called as `{usage}`",)
+    )
 
 
 def dim_count(span: Span, name: str, counts: tuple[int, int], usage: str) -> Diagnostic:
@@ -558,7 +658,9 @@ def max_of_one(span: Span, name: str, argument: str) -> Diagnostic:
 
 def dims_needed(span: Span, name: str, usage: str) -> Diagnostic:
     """`sum(x)`."""
-    return Diagnostic(f"`{name}` needs the dimension to act over", span, (f"it is called as `{usage}`",))
+    return Diagnostic(
+        f"`{name}` needs the dimension to act over", span, (f"it is called as `{usage}`",)
+    )
 
 
 def no_dims_taken(span: Span, name: str, usage: str) -> Diagnostic:
@@ -581,7 +683,9 @@ def dim_not_there(span: Span, name: str, dim: str, argument: str, have: Dims) ->
 def epsilon(span: Span, name: str) -> Diagnostic:
     """`l2norm[K](x, y)`."""
     mend = "it is the constant added under the root, such as `1e-6`"
-    return Diagnostic(f"the second argument of `{name}` has to be a number that is not negative", span, (mend,))
+    return Diagnostic(
+        f"the second argument of `{name}` has to be a number that is not negative", span, (mend,)
+    )
 
 
 def iota_argument(span: Span) -> Diagnostic:
@@ -592,7 +696,11 @@ def iota_argument(span: Span) -> Diagnostic:
 
 def shadows_builtin(span: Span, name: str) -> Diagnostic:
     """`fn exp(x) = …`."""
-    return Diagnostic(f"`{name}` is a function of the language and cannot be defined again", span, (f"choose another name, such as `{name}_`",))
+    return Diagnostic(
+        f"`{name}` is a function of the language and cannot be defined again",
+        span,
+        (f"choose another name, such as `{name}_`",),
+    )
 
 
 def primed_parameter(span: Span, name: str) -> Diagnostic:
@@ -617,13 +725,19 @@ def recursion(span: Span, circle: Sequence[str]) -> Diagnostic:
 def lag_distance(span: Span) -> Diagnostic:
     """`lag(x, y)`."""
     mend = "it is a number, a static or a loop variable"
-    return Diagnostic("the distance of a lag has to be an integer known at compile time", span, (mend,))
+    return Diagnostic(
+        "the distance of a lag has to be an integer known at compile time", span, (mend,)
+    )
 
 
 def lag_too_short(span: Span, text: str, n: int) -> Diagnostic:
     """`lag(x, 0)`."""
     shown = f"`{text}` = {n}" if text != str(n) else f"{n}"
-    help_ = ("the present value is the expression itself",) if n == 0 else ("a later step is not known yet",)
+    help_ = (
+        ("the present value is the expression itself",)
+        if n == 0
+        else ("a later step is not known yet",)
+    )
     return Diagnostic(f"a lag looks back at least 1 step, not {shown}", span, help_)
 
 
@@ -647,7 +761,11 @@ def window_has_dim(span: Span, dim: str, text: str) -> Diagnostic:
 def forward_type(span: Span, names: Sequence[str]) -> Diagnostic:
     """Lags of later locals whose shapes cannot be found."""
     mend = f"assign it with its dimensions: `{names[0]}[…] = …`"
-    return Diagnostic(f"the dimensions of {_listing(names)} cannot be found, because they are read by a lag before they are assigned", span, (mend,))
+    return Diagnostic(
+        f"the dimensions of {_listing(names)} cannot be found, because they are read by a lag before they are assigned",
+        span,
+        (mend,),
+    )
 
 
 def grad_target(span: Span, text: str) -> Diagnostic:
@@ -659,7 +777,9 @@ def grad_target(span: Span, text: str) -> Diagnostic:
 def grad_not_number(span: Span, text: str, dims: Dims) -> Diagnostic:
     """`grad` of a vector."""
     mend = f"sum it first: `sum[{', '.join(dims)}]({text})`"
-    return Diagnostic(f"`grad` takes the derivative of a number, and this is {shape_text(dims)}", span, (mend,))
+    return Diagnostic(
+        f"`grad` takes the derivative of a number, and this is {shape_text(dims)}", span, (mend,)
+    )
 
 
 def grad_kind(span: Span, text: str, kind: str) -> Diagnostic:
@@ -678,7 +798,11 @@ def grad_zero(span: Span, text: str, name: str) -> Diagnostic:
 
 def loop_variable_taken(span: Span, name: str, role: str) -> Diagnostic:
     """A loop variable with a name that is in use."""
-    return Diagnostic(f"`{name}` is {_article(role)} already and cannot be a loop variable", span, ("choose another name",))
+    return Diagnostic(
+        f"`{name}` is {_article(role)} already and cannot be a loop variable",
+        span,
+        ("choose another name",),
+    )
 
 
 def loop_over_unknown(over: ast.Identifier, statics: Sequence[str]) -> Diagnostic:
@@ -724,4 +848,6 @@ def too_large(span: Span) -> Diagnostic:
 
 def integer_too_large(span: Span) -> Diagnostic:
     """A literal beyond 64 bits."""
-    return Diagnostic("this integer does not fit into 64 bits", span, ("write it with a decimal point",))
+    return Diagnostic(
+        "this integer does not fit into 64 bits", span, ("write it with a decimal point",)
+    )

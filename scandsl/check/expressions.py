@@ -44,7 +44,9 @@ def _evaluate(ctx: Context, expr: ast.Expr) -> Typed:
             return brackets.read(ctx, expr, names.lookup(ctx, name.text, name.span))
         case ast.UnaryOp(op, operand, span):
             ref = evaluate(ctx, operand)
-            return None if ref is None else operators.unary(ctx, op, Operand(ref, operand.span), span)
+            return (
+                None if ref is None else operators.unary(ctx, op, Operand(ref, operand.span), span)
+            )
         case ast.BinaryOp():
             return _chain(ctx, expr)
         case ast.Compare():

@@ -49,7 +49,9 @@ def condition(ctx: Context, ref: Typed, span: Span, user: str) -> Typed:
     return ref
 
 
-def elementwise(ctx: Context, fn: BinaryFn, a: Ref, b: Ref, span: Span, result: Kind | None = None) -> Ref:
+def elementwise(
+    ctx: Context, fn: BinaryFn, a: Ref, b: Ref, span: Span, result: Kind | None = None
+) -> Ref:
     """A binary operation on operands of one kind, aligned by name."""
     builder = ctx.builder
     dims = (*builder.dims_of(a), *builder.dims_of(b))

@@ -85,7 +85,9 @@ def _unbound(ctx: Context, name: str, span: Span) -> Typed:
     if ctx.place is not Place.STEP:
         role = ctx.declared.role(name)
         if role is not None or name in ctx.assigned:
-            ctx.report(errors.not_allowed_here(span, name, f"the {role or 'local'}", ctx.place.value))
+            ctx.report(
+                errors.not_allowed_here(span, name, f"the {role or 'local'}", ctx.place.value)
+            )
             return None
     elif name in ctx.assigned:
         return _forward(ctx, name, span)

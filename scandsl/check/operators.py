@@ -81,8 +81,8 @@ def contract(
                     return None
         shared = ctx.dims.sort(named)
     x, y = kinds.together(ctx, (a.ref, b.ref), span, Kind.INT)
-    dims = [d for d in (*left, *right) if d not in shared]
-    return ctx.builder.emit(Contract(x, y, shared), dims, ctx.builder.kind_of(x), span)
+    kept = [d for d in (*left, *right) if d not in shared]
+    return ctx.builder.emit(Contract(x, y, shared), kept, ctx.builder.kind_of(x), span)
 
 
 def _nothing_shared(
@@ -124,7 +124,11 @@ def unary(ctx: Context, op: str, a: Operand, span: Span) -> Typed:
     builder = ctx.builder
     if op == "not":
         ref = kinds.condition(ctx, a.ref, a.span, "`not`")
-        return ref if ref is None else builder.emit(Unary("not", ref), builder.dims_of(ref), Kind.BOOL, span)
+        return (
+            ref
+            if ref is None
+            else builder.emit(Unary("not", ref), builder.dims_of(ref), Kind.BOOL, span)
+        )
     ref = kinds.number(ctx, a.ref, a.span)
     if ref is None or op == "+":
         return ref
@@ -223,7 +227,9 @@ class Run:
         ctx.report(errors.ambiguous_product(whole, ctx.text(whole), first, second))
 
 
-def _shared(a: set[str] | frozenset[str], b: frozenset[str], over: frozenset[str] | None) -> frozenset[str]:
+def _shared(
+    a: set[str] | frozenset[str], b: frozenset[str], over: frozenset[str] | None
+) -> frozenset[str]:
     """What `a @ b` sums over, empty where it is not allowed."""
     both = frozenset(a) & b
     if over is None:

@@ -58,13 +58,18 @@ def check_scan(
     functions: Mapping[str, ast.Function],
     settings: Mapping[str, int],
     findings: Findings,
+    whole: bool = True,
 ) -> Recurrence | None:
-    """The recurrence of a scan; what is wrong with it goes to the findings."""
+    """The recurrence of a scan; what is wrong with it goes to the findings.
+
+    If the syntax is not the whole scan, nothing is said about what it lacks.
+    """
     before = len(findings.items)
-    declared, dims = declare(syntax, settings, findings.add)
+    declared, dims = declare(syntax, settings, findings.add, whole)
     scan = _Scan(syntax, source, functions, declared, dims)
     last = _passes(scan)
-    _check_use(scan, last, findings)
+    if whole:
+        _check_use(scan, last, findings)
     for diagnostic in last.ctx.findings.items:
         findings.add(diagnostic)
     if any(d.severity is Severity.ERROR for d in findings.items[before:]):
@@ -218,9 +223,7 @@ def _check_use(scan: _Scan, last: _Pass, findings: Findings) -> None:
     def idle(name: str) -> bool:
         return name not in mentioned or (clean and name not in last.ctx.used)
 
-    assigned = {
-        s.target.name.text for s in all_statements(body) if isinstance(s, ast.Assign)
-    }
+    assigned = {s.target.name.text for s in all_statements(body) if isinstance(s, ast.Assign)}
     report: list[Diagnostic] = []
     for name in declared.inputs:
         if idle(name):
@@ -253,7 +256,9 @@ def _assemble(scan: _Scan, done: _Pass) -> Recurrence:
         for s in declared.states.values()
     )
     results = tuple(
-        Output(o.name, o.dims, values[place[outputs[o.name]]].kind, place[outputs[o.name]], o.item.span)
+        Output(
+            o.name, o.dims, values[place[outputs[o.name]]].kind, place[outputs[o.name]], o.item.span
+        )
         for o in declared.outputs.values()
     )
     return Recurrence(
@@ -263,7 +268,8 @@ def _assemble(scan: _Scan, done: _Pass) -> Recurrence:
         inputs=tuple(declared.inputs.values()),
         params=tuple(declared.params.values()),
         scalars=tuple(
-            ScalarArg(name, place[ref], declared.scalars[name].span) for name, ref in scalars.items()
+            ScalarArg(name, place[ref], declared.scalars[name].span)
+            for name, ref in scalars.items()
         ),
         states=states,
         outputs=results,

@@ -200,7 +200,9 @@ def _assign_entry(ctx: Context, node: ast.Assign, value: Typed) -> None:
     if node.op != "=":
         value = _compound(ctx, node, path[-1], value)
     state = ctx.declared.states.get(name)
-    value = fit(ctx, value, ctx.builder.dims_of(path[-1]), None, node.value.span, ctx.text(node.target.span))
+    value = fit(
+        ctx, value, ctx.builder.dims_of(path[-1]), None, node.value.span, ctx.text(node.target.span)
+    )
     if value is None:
         return
     kind = None if state is None else state.kind
@@ -217,12 +219,19 @@ def _entry_base(ctx: Context, name: ast.Identifier) -> Typed:
 
 
 def _insert(
-    ctx: Context, path: list[Ref], view: brackets.View, value: Ref, kind: Kind | None, node: ast.Assign
+    ctx: Context,
+    path: list[Ref],
+    view: brackets.View,
+    value: Ref,
+    kind: Kind | None,
+    node: ast.Assign,
 ) -> Typed:
     """Put the entry back into the entries around it, innermost first."""
     builder = ctx.builder
     if kind is not None:
-        fitted = fit(ctx, value, builder.dims_of(value), kind, node.value.span, node.target.name.text)
+        fitted = fit(
+            ctx, value, builder.dims_of(value), kind, node.value.span, node.target.name.text
+        )
         if fitted is None:
             return None
         value = fitted

@@ -58,12 +58,14 @@ def print_recurrence(recurrence: Recurrence) -> str:
     lines += [f"  param {_tensor(p)}" for p in recurrence.params]
     lines += [f"  scalar {s.name} = {_ref(s.default)}" for s in recurrence.scalars]
     lines += [
-        f"  state {s.name}{_shape(s.dims)}{_kind(s.kind)} = {_ref(s.init)}" for s in recurrence.states
+        f"  state {s.name}{_shape(s.dims)}{_kind(s.kind)} = {_ref(s.init)}"
+        for s in recurrence.states
     ]
     lines += print_values(recurrence.values)
     lines += [f"  next {s.name} = {_ref(s.next)}" for s in recurrence.states]
     lines += [
-        f"  output {o.name}{_shape(o.dims)}{_kind(o.kind)} = {_ref(o.value)}" for o in recurrence.outputs
+        f"  output {o.name}{_shape(o.dims)}{_kind(o.kind)} = {_ref(o.value)}"
+        for o in recurrence.outputs
     ]
     return "\n".join(lines) + "\n"
 
@@ -72,7 +74,9 @@ def print_values(values: Iterable[Value]) -> list[str]:
     """One line per value: its place, dimensions, kind, operation, and the user's name for it."""
     out = []
     for ref, value in enumerate(values):
-        text = f"  {_ref(ref)}: {_shape(value.dims) or '[]'}{_kind(value.kind)} = {print_op(value.op)}"
+        text = (
+            f"  {_ref(ref)}: {_shape(value.dims) or '[]'}{_kind(value.kind)} = {print_op(value.op)}"
+        )
         notes = [*([value.name] if value.name else []), *([] if value.varies else ["constant"])]
         out.append(text + (f"  # {', '.join(notes)}" if notes else ""))
     return out
@@ -152,4 +156,6 @@ def _range(bounds: Range) -> str:
 
 def _tensor(tensor: Tensor) -> str:
     promise = "" if tensor.range is None else _range(tensor.range)
-    return f"{tensor.name}{_shape(tensor.dims)}{_kind(tensor.kind)}{promise}" + (" in unit" if tensor.unit else "")
+    return f"{tensor.name}{_shape(tensor.dims)}{_kind(tensor.kind)}{promise}" + (
+        " in unit" if tensor.unit else ""
+    )

@@ -7,7 +7,9 @@ rely on is stated here once: order of operands, dimensions, kinds, and what vari
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn, assert_never
+from typing import NoReturn
+
+from typing_extensions import assert_never
 
 from scandsl.diagnostics import InternalError
 from scandsl.ir.nodes import (
@@ -114,7 +116,7 @@ class _Check:
         if value.kind is not kind:
             self.fail(ref, f"kind is {value.kind.value}, expected {kind.value}")
 
-    def expected(self, ref: Ref, value: Value, xs: list[Value]) -> tuple[Dims | list[str], Kind]:  # noqa: C901 - one line per operation
+    def expected(self, ref: Ref, value: Value, xs: list[Value]) -> tuple[Dims | list[str], Kind]:
         """The dimensions and kind that follow from the operands."""
         match value.op:
             case Const() | Size() | Iota() | Time() | Every() | Scalar() | Row() | Load():
@@ -132,7 +134,9 @@ class _Check:
                 kind = Kind.INT if fn == "argmax" else xs[0].kind
                 return [d for d in xs[0].dims if d not in over], kind
             case Normalize(_, _, over, _):
-                self.need(ref, xs[0].kind is Kind.REAL and set(over) <= set(xs[0].dims), "normalize")
+                self.need(
+                    ref, xs[0].kind is Kind.REAL and set(over) <= set(xs[0].dims), "normalize"
+                )
                 return xs[0].dims, Kind.REAL
             case Rename() | Select() | Insert() | Stack() | Expand():
                 return self.layout(ref, value, xs)
@@ -170,16 +174,19 @@ class _Check:
                 self.need(ref, period >= 1, "a positive period")
                 return (), Kind.BOOL
             case Scalar(name):
-                self.need(ref, any(s.name == name for s in self.recurrence.scalars), "a declared scalar")
+                self.need(
+                    ref, any(s.name == name for s in self.recurrence.scalars), "a declared scalar"
+                )
                 return (), Kind.REAL
             case _:
                 return value.dims, value.kind
 
     def declared(self, ref: Ref, op: Op, name: str) -> tuple[Dims | list[str], Kind]:
-        tables = {Input: self.recurrence.inputs, Param: self.recurrence.params}
-        for tensor in tables.get(type(op), self.recurrence.states):  # type: ignore[arg-type]
-            if tensor.name == name:
-                return tensor.dims, tensor.kind
+        recurrence = self.recurrence
+        tensors = recurrence.inputs if isinstance(op, Input) else recurrence.params
+        for declared in recurrence.states if isinstance(op, Prev | LagState) else tensors:
+            if declared.name == name:
+                return declared.dims, declared.kind
         self.fail(ref, f"{name} is not declared")
 
     def unary_kind(self, ref: Ref, value: Value, x: Value) -> Kind:
@@ -192,7 +199,9 @@ class _Check:
             case Unary(fn):
                 self.need(ref, x.kind is not Kind.BOOL, "a number")
                 self.need(ref, x.kind is not Kind.INT or fn in KEEP_INT, "a real value")
-                self.need(ref, x.kind is not Kind.COMPLEX or fn in COMPLEX_FUNCTIONS, "a real value")
+                self.need(
+                    ref, x.kind is not Kind.COMPLEX or fn in COMPLEX_FUNCTIONS, "a real value"
+                )
                 if fn in ("re", "im", "abs") and x.kind is Kind.COMPLEX:
                     return Kind.REAL
             case _:
@@ -245,10 +254,14 @@ class _Check:
                 self.need(ref, len(set(renamed)) == len(renamed), "distinct new names")
                 return renamed, x.kind
             case Select(_, dim, index):
-                self.need(ref, dim in x.dims and 0 <= index < (self.size(dim) or 0), "a valid index")
+                self.need(
+                    ref, dim in x.dims and 0 <= index < (self.size(dim) or 0), "a valid index"
+                )
                 return [d for d in x.dims if d != dim], x.kind
             case Insert(_, dim, index, _):
-                self.need(ref, dim in x.dims and 0 <= index < (self.size(dim) or 0), "a valid index")
+                self.need(
+                    ref, dim in x.dims and 0 <= index < (self.size(dim) or 0), "a valid index"
+                )
                 good = set(xs[1].dims) == set(x.dims) - {dim} and xs[1].kind is x.kind
                 self.need(ref, good, "an entry of the right type")
                 return x.dims, x.kind
@@ -265,7 +278,8 @@ class _Check:
 
     def whole(self) -> None:
         recurrence, count = self.recurrence, len(self.recurrence.values)
-        roots = [("scalar", s.name, (), Kind.REAL, s.default) for s in recurrence.scalars]
+        roots: list[tuple[str, str, Dims, Kind, Ref]] = []
+        roots += [("scalar", s.name, (), Kind.REAL, s.default) for s in recurrence.scalars]
         roots += [("state", s.name, s.dims, s.kind, s.init) for s in recurrence.states]
         roots += [("state", s.name, s.dims, s.kind, s.next) for s in recurrence.states]
         roots += [("output", o.name, o.dims, o.kind, o.value) for o in recurrence.outputs]
