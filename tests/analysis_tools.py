@@ -163,7 +163,7 @@ def agree(one: Recurrence, two: Recurrence, seed: int = 0, tolerance: float = 1e
                 x.requires_grad_(True)
         found = interpret(recurrence, tensors)
         loss = torch.zeros((), dtype=torch.float64)
-        kept = [*found.outputs, *found.state.values()]
+        kept = [*found.outputs, *(found.state[name] for name in sorted(found.state))]
         for i, y in enumerate(kept):
             if y.is_floating_point() or y.is_complex():
                 real = torch.view_as_real(y) if y.is_complex() else y
@@ -179,5 +179,3 @@ def agree(one: Recurrence, two: Recurrence, seed: int = 0, tolerance: float = 1e
         g, h = (torch.zeros(()) if x is None else x for x in (g, h))
         g, h = torch.broadcast_tensors(g.double(), h.double())
         torch.testing.assert_close(g, h, rtol=1e-8, atol=1e-8)
-
-

@@ -50,7 +50,7 @@ class Normal:
     events: tuple[Event, ...]
     contracted: Dims
     free: Dims
-    views: tuple[Ref, ...]
+    views: tuple[Term, ...]
     complete: bool
 
 
@@ -185,7 +185,7 @@ class _Finder:
         self.state = state
         self.chain = chain
         self.dims = state_dims(copier.old, state)
-        self.views: list[Ref] = []
+        self.views: list[Term] = []
         self.complete = True
 
     def found(self) -> Normal:
@@ -266,7 +266,7 @@ class _Finder:
     def _updates(self, term: Term, contracted: Dims, free: Dims) -> list[Event]:
         b = self.b
         if term.atom not in self.linear.images:
-            self.views.append(term.atom)
+            self.views.append(term)
             self.complete = False
             return []
         one = b.const(1.0, self.state.kind)

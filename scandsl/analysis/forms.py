@@ -16,6 +16,7 @@ from scandsl.analysis.program import (
     Event,
     Form,
     Probe,
+    Program,
     Read,
     Refusal,
     Transition,
@@ -39,17 +40,20 @@ class Fault:
     culprit: Ref | None = None
 
 
-def choose(recurrence: Recurrence, components: Sequence[Component]) -> tuple[Component, ...]:
-    """Give every component its form.
+def choose(recurrence: Recurrence, components: Sequence[Component]) -> Program:
+    """Give every component, and the whole, its form.
 
     For now a program is carried out in chunks as a whole or not at all.
     """
     faults = [_chunk_fault(recurrence, components, i) for i in range(len(components))]
     whole = _program_fault(recurrence, components, faults)
-    return tuple(
+    chosen = tuple(
         _chosen(component, fault, whole)
         for component, fault in zip(components, faults, strict=True)
     )
+    if whole is not None:
+        return Program(recurrence, chosen, Form.SEQUENTIAL, whole.reason)
+    return Program(recurrence, chosen, Form.CHUNK, "every component is carried out in chunks")
 
 
 def _chosen(component: Component, fault: Fault | None, whole: Fault | None) -> Component:
@@ -214,6 +218,8 @@ def _program_fault(
         if isinstance(value.op, Lag | LagState):
             text = show(recurrence.values, ref)
             return Fault(f"the scan remembers `{text}`; chunks beside lags are still to come", ref)
+    if not components:
+        return Fault("there is no recurrence: every token is mapped by itself")
     for component, fault in zip(components, faults, strict=True):
         if fault is not None:
             names = ", ".join(component.states or component.memories)

@@ -75,7 +75,14 @@ class NotAffine(Exception):
         super().__init__(reason)
 
 
-_WORDS = {"pow": "power", "mod": "remainder", "max": "maximum", "min": "minimum"}
+_WORDS = {
+    "div": "quotient",
+    "logaddexp": "log-sum-exp",
+    "pow": "power",
+    "mod": "remainder",
+    "max": "maximum",
+    "min": "minimum",
+}
 
 
 class Linear:
@@ -164,6 +171,8 @@ class Linear:
     def _times(self, coefficient: Ref | None, by: Ref) -> Ref | None:
         if coefficient is None:
             return None if self.b.constant_of(by) == 1 and not self.b.dims_of(by) else by
+        if self.b.constant_of(coefficient) == -1 and not self.b.dims_of(coefficient):
+            return self.b.neg(by)
         return self.b.mul(by, coefficient)
 
     def _minus(self, term: Term) -> Term:
@@ -383,10 +392,9 @@ class Linear:
         b, op = self.b, self.b.values[ref].op
         text = show(b.values, ref, depth=3, inside=True)
         match op:
-            case Binary("mul" | "div" | "pow" | "mod" | "max" | "min" | "logaddexp" as fn, _, _):
-                words = {"mul": "product", "div": "quotient", "logaddexp": "log-sum-exp"} | _WORDS
-                return f"`{text}` is a {words[fn]} that holds the state nonlinearly"
-            case Contract():
+            case Binary("div" | "pow" | "mod" | "max" | "min" | "logaddexp" as fn, _, _):
+                return f"`{text}` is a {_WORDS[fn]} that holds the state nonlinearly"
+            case Contract() | Binary("mul", _, _):
                 return f"`{text}` is a product of two values that both depend on the state"
             case Binary(fn, _, _):
                 return f"`{text}` compares the state"

@@ -50,7 +50,7 @@ def analyse(recurrence: Recurrence) -> Program:
         drafts = [_moved(d, new) for d in drafts] + [draft]
     recurrence, drafts = _with_logs(recurrence, drafts)
     components = _components(recurrence, drafts)
-    return _pruned(recurrence, choose(recurrence, components))
+    return _pruned(choose(recurrence, components))
 
 
 def _shared(recurrence: Recurrence) -> Recurrence:
@@ -141,14 +141,14 @@ def _event_refs(event: Event) -> tuple[Ref, ...]:
             return event_operands(event)
 
 
-def _pruned(recurrence: Recurrence, components: tuple[Component, ...]) -> Program:
+def _pruned(program: Program) -> Program:
     """Drop dead values and carry all references over."""
     also: list[Ref] = []
-    for c in components:
+    for c in program.components:
         also += [r for e in c.events for r in _event_refs(e)]
         also += [r for pair in c.merged for r in pair]
         also += [r for r in (c.culprit, *(x.culprit for x in c.refused)) if r is not None]
-    pruned = prune(recurrence, also)
+    pruned = prune(program.recurrence, also)
     new = pruned.new
 
     def at(ref: Ref | None) -> Ref | None:
@@ -162,6 +162,6 @@ def _pruned(recurrence: Recurrence, components: tuple[Component, ...]) -> Progra
             culprit=at(c.culprit),
             refused=tuple(replace(r, culprit=at(r.culprit)) for r in c.refused),
         )
-        for c in components
+        for c in program.components
     )
-    return Program(pruned.recurrence, out)
+    return replace(program, recurrence=pruned.recurrence, components=out)

@@ -151,3 +151,5 @@ class Program:
 
     recurrence: Recurrence
     components: tuple[Component, ...]
+    form: Form = Form.SEQUENTIAL  # of the whole: CHUNK if every component is carried out so
+    reason: str = ""

@@ -32,6 +32,8 @@ def report(program: Program) -> Json:
     values = program.recurrence.values
     return {
         "scan": program.recurrence.name,
+        "form": program.form.value,
+        "reason": program.reason,
         "components": [_component(values, c) for c in program.components],
     }
 
@@ -124,7 +126,7 @@ def event_text(values: Sequence[Value], event: Event) -> str:
 
 def describe(program: Program) -> list[str]:
     """Lines of text about the components, for the terminal."""
-    out: list[str] = []
+    out = [f"whole: {program.form.value} ({program.reason})", ""]
     for number, component in enumerate(program.components, 1):
         out += [*_described(program, number, component), ""]
     return out[:-1]

@@ -53,7 +53,9 @@ def affine_class(normal: Normal) -> Finding:
     updates = [e for e in normal.events if isinstance(e, Update)]
     coefficients = [e.factor for e in decays] + [e.w for e in probes]
     coefficients += [r for e in updates for r in (e.p, e.strength) if r is not None]
-    coefficients += [r for view in normal.views for r in _matrix(values, view)]
+    for view in normal.views:
+        coefficients += [view.coefficient] if view.coefficient is not None else []
+        coefficients += _matrix(values, view.atom)
     invariant = not any(values[r].varies for r in coefficients)
     if normal.views or any(set(values[e.w].dims) - set(e.over) for e in probes):
         return Finding(_dense(normal, invariant), invariant)
@@ -71,13 +73,18 @@ def _matrix(values: tuple[Value, ...], view: Ref) -> tuple[Ref, ...]:
 def _dense(normal: Normal, invariant: bool) -> Transition:
     values = normal.recurrence.values
     probes = [e for e in normal.events if isinstance(e, Probe)]
-    if not probes and all(isinstance(values[v].op, Select) for v in normal.views):
+    if not probes and all(isinstance(values[v.atom].op, Select) for v in normal.views):
         return Transition.SHIFT
     if invariant:
         return Transition.DENSE_CONSTANT
-    matrices = [r for view in normal.views for r in _matrix(values, view)]
+    matrices = [r for view in normal.views for r in _matrix(values, view.atom)]
     matrices += [e.w for e in probes]
-    if not any(values[r].varies for r in matrices):
+    scales = [t.coefficient for t in normal.views if t.coefficient is not None]
+    for event in normal.events:
+        if isinstance(event, Decay | Update):
+            scales.append(event.factor if isinstance(event, Decay) else event.p)
+    scaled = all(not values[r].varies or not values[r].dims for r in scales)
+    if scaled and not any(values[r].varies for r in matrices):
         return Transition.DENSE_SCALED
     return Transition.DENSE
 
