@@ -19,7 +19,7 @@ import click
 
 from scandsl import __version__
 from scandsl.diagnostics import Diagnostic, InternalError, ScanError, Severity, Source, render
-from scandsl.loader import load, read_source, write_atomic
+from scandsl.loader import decode, load, read_source, write_atomic
 
 if TYPE_CHECKING:
     from scandsl.driver import Front, Options
@@ -257,7 +257,13 @@ def explain(paths: tuple[Path, ...], settings: dict[str, int], as_json: bool) ->
 @_settings
 @_plan_options
 @click.option("--backend", "only", multiple=True, help="Only this backend; may be repeated.")
-@click.option("--dtype", "dtypes", multiple=True, help="Only this dtype; may be repeated.")
+@click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    type=click.Choice(["float64", "float32", "bfloat16", "float16"]),
+    help="Only this dtype; may be repeated.",
+)
 @click.option("--time", default=67, show_default=True, help="Length of the longest sequence.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the data.")
 @_exit_status
@@ -349,7 +355,7 @@ def fmt(paths: tuple[Path, ...], only_check: bool) -> None:
 def _format_stdin(only_check: bool) -> None:
     from scandsl.syntax.format import format_source
 
-    source = Source("<stdin>", click.get_text_stream("stdin", encoding="utf-8").read())
+    source = decode("<stdin>", sys.stdin.buffer.read())
     text = format_source(source)
     if not only_check:
         click.echo(text, nl=False)

@@ -80,16 +80,19 @@ def import_file(file: Path, name: str) -> ModuleType:
 
 
 def read_source(path: str | os.PathLike[str]) -> Source:
-    """The text of a spec under the name it was given; undecodable bytes are the user's error."""
-    data = Path(path).read_bytes()
-    name = os.fspath(path)
+    """The text of a spec under the name it was given."""
+    return decode(os.fspath(path), Path(path).read_bytes())
+
+
+def decode(name: str, data: bytes) -> Source:
+    """Bytes as source text; bytes that are not UTF-8 are the user's error."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = data[: error.start].decode("utf-8-sig", "replace")
+        start = len(data[: error.start].decode("utf-8-sig", "replace"))
         source = Source(name, data.decode("utf-8", "replace"))
-        where = Span(len(before), len(before) + 1)
-        raise ScanError(source, [Diagnostic("this byte is not UTF-8 text", where)]) from None
+        finding = Diagnostic("this byte is not UTF-8 text", Span(start, start + 1))
+        raise ScanError(source, [finding]) from None
     return Source(name, text.replace("\r\n", "\n"))
 
 

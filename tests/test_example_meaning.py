@@ -1,0 +1,180 @@
+"""Examples against other forms of the same mathematics: closed forms, torch's own layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from scandsl.driver import check
+from scandsl.loader import read_source
+from scandsl.reference import interpret
+from scandsl.testing.data import Layout, draw
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+T = 24
+
+
+def ran(name: str, **changed: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Outputs and arguments of an example, one batch and one head, both axes taken away."""
+    (recurrence,) = check(read_source(EXAMPLES / f"{name}.scan")).recurrences
+    layout = Layout(batch=1, time=T, heads=1)
+    tensors = draw(recurrence, layout=layout, dtype=torch.float64).tensors | changed
+    outputs = interpret(recurrence, tensors).outputs
+    inputs = {x.name for x in recurrence.inputs}
+    plain = {n: x[0, :, 0] if n in inputs else x[0] for n, x in tensors.items()}
+    return tuple(x[0, :, 0] for x in outputs), plain
+
+
+def same(got: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
+
+
+def weights(log_decay: Tensor) -> Tensor:
+    """exp of the sum of log decays over (j, i], zero above the diagonal."""
+    total = log_decay.cumsum(0)
+    lower = torch.ones(T, T, dtype=torch.bool).tril()
+    return torch.where(lower, total[:, None] - total[None], -torch.inf).exp()
+
+
+def test_linear_attention_is_normalised_attention() -> None:
+    (o,), a = ran("linear_attention")
+    q, k = (torch.nn.functional.elu(a[n]) + 1 for n in "qk")
+    scores = (q @ k.T).tril()
+    same(o, scores @ a["v"] / scores.sum(1, keepdim=True))
+
+
+def test_retnet_is_masked_attention() -> None:
+    (o,), a = ran("retnet")
+    mask = weights(a["gamma"].log().expand(T))
+    same(o, (a["q"] @ a["k"].T * mask * a["q"].shape[-1] ** -0.5) @ a["v"])
+
+
+def test_mamba2_is_masked_attention() -> None:
+    (y,), a = ran("mamba2")
+    d = torch.nn.functional.softplus(a["dt"] + a["dt_bias"])
+    scores = a["C"] @ a["B"].T * weights(-d * a["A_log"].exp()) * d
+    same(y, scores @ a["x"] + a["D"] * a["x"])
+
+
+def test_mlstm_is_its_unstabilised_form() -> None:
+    (h,), a = ran("mlstm")
+    scores = (a["q"] @ a["k"].T) * weights(torch.nn.functional.logsigmoid(a["f"])) * a["i"].exp()
+    same(h, scores @ a["v"] / scores.sum(1, keepdim=True).abs().clamp(min=1))
+
+
+def test_rwkv4_is_its_sum_of_exponentials() -> None:
+    (o,), a = ran("rwkv4")
+    for t in range(T):
+        age = torch.arange(t - 1, -1, -1, dtype=torch.float64)[:, None]
+        past = (a["k"][:t] - age * a["w"]).exp()
+        now = (a["u"] + a["k"][t]).exp()
+        wkv = ((past * a["v"][:t]).sum(0) + now * a["v"][t]) / (past.sum(0) + now)
+        same(o[t], a["r"][t].sigmoid() * wkv)
+
+
+def test_the_delta_rule_interpolates() -> None:
+    beta = torch.ones(1, T, 1, dtype=torch.float64)
+    k = torch.nn.functional.one_hot(torch.arange(T) % 5, 16).double()[None, :, None]
+    (o,), a = ran("delta_net", beta=beta, k=k, q=k)
+    same(o, a["v"] * 16**-0.5)
+
+
+def test_titans_without_momentum_is_gradient_descent() -> None:
+    zero = torch.zeros(1, T, 1, dtype=torch.float64)
+    (o,), a = ran("titans", eta=zero, alpha=zero)
+    memory = torch.zeros(a["k"].shape[1], a["v"].shape[1], dtype=torch.float64)
+    for t in range(T):
+        error = a["k"][t] @ memory - a["v"][t]
+        memory = memory - 2 * a["theta"][t] * torch.outer(a["k"][t], error)
+        same(o[t], a["q"][t] @ memory)
+
+
+def recurrent(cls: type[Any], a: dict[str, Tensor], gates: str, matrices: str) -> Tensor:
+    """A torch layer whose input matrix is the identity, one block per gate."""
+    size = a[f"R{matrices[0]}"].shape[0]
+    layer = cls(size * len(gates), size, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight_ih_l0.copy_(torch.eye(size * len(gates)))
+        layer.weight_hh_l0.copy_(torch.cat([a[f"R{m}"] for m in matrices]))
+        out: Tensor = layer(torch.cat([a[f"x{g}"] for g in gates], 1))[0]
+    return out
+
+
+def test_lstm_is_that_of_torch() -> None:
+    (y,), a = ran("lstm")
+    same(y, recurrent(torch.nn.LSTM, a, "ifgo", "ifgo"))
+
+
+def test_gru_is_that_of_torch() -> None:
+    (y,), a = ran("gru")
+    # torch keeps z of the old state, we keep 1 - z: turn the gate round
+    turned = a | {"xz": -a["xz"], "Rz": -a["Rz"]}
+    same(y, recurrent(torch.nn.GRU, turned, "rzc", "rzc"))
+
+
+def test_short_convolution_is_conv1d_reversed() -> None:
+    (y,), a = ran("short_convolution")
+    padded = torch.nn.functional.pad(a["x"].T, (3, 0))
+    out = torch.nn.functional.conv1d(padded[None], a["w"].flip(1)[:, None], groups=len(a["w"]))
+    same(y, torch.nn.functional.silu(out[0].T))
+
+
+def test_s4d_is_a_convolution() -> None:
+    (y,), a = ran("s4d")
+    A = torch.complex(-a["A_log"].exp(), a["A_im"])
+    C = torch.complex(a["C_re"], a["C_im"])
+    dA = a["log_dt"].exp()[:, None] * A
+    kernel = torch.stack(
+        [(2 * C * (dA * t).exp() * (dA.exp() - 1) / A).sum(1).real for t in range(T)]
+    )
+    for t in range(T):
+        same(y[t], (kernel[: t + 1].flip(0) * a["u"][: t + 1]).sum(0) + a["skip"] * a["u"][t])
+
+
+def test_rational_transfer_function_divides_polynomials() -> None:
+    (o,), a = ran("rational_transfer_function")
+    whole = torch.cat([torch.ones(1, dtype=torch.float64), -a["a"]])
+    for t in range(T):
+        left = sum(float(c) * float(o[t - p]) for p, c in enumerate(whole) if p <= t)
+        right = sum(float(c) * float(a["x"][t - w]) for w, c in enumerate(a["b"]) if w <= t)
+        assert left == pytest.approx(right, abs=1e-10)
+
+
+def test_log_sum_exp_and_decayed_max() -> None:
+    (y,), a = ran("log_sum_exp")
+    same(y, (weights(a["g"]) @ a["x"].exp()).log())
+    (m,), a = ran("decayed_max")
+    total = a["g"].cumsum(0)
+    lower = torch.ones(T, T, dtype=torch.bool).tril()[:, :, None]
+    same(m, torch.where(lower, total[:, None] - total[None] + a["x"][None], -torch.inf).amax(1))
+
+
+def test_kalman_filter_in_its_information_form() -> None:
+    (mean, residual), a = ran("kalman_filter")
+    size = len(a["c"])
+    x, P = torch.zeros(size, dtype=torch.float64), torch.eye(size, dtype=torch.float64)
+    for t in range(T):
+        x, P = a["A"] @ x, a["A"] @ P @ a["A"].T + a["log_q"].exp().diag()
+        information = P.inverse() + torch.outer(a["c"], a["c"]) / a["log_r"].exp()
+        new = information.inverse()
+        x = new @ (P.inverse() @ x + a["c"] * a["y"][t] / a["log_r"].exp())
+        P = new
+        torch.testing.assert_close(mean[t], x, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(residual[t], a["y"][t] - a["c"] @ x, rtol=1e-6, atol=1e-8)
+
+
+def test_muon_steps_give_a_nearly_orthogonal_update() -> None:
+    (o,), a = ran("ttt_muon")
+    error = a["k"][:16] @ a["W0"] - a["v"][:16]
+    gradient = 2 * (a["k"][:16] * a["eta"][:16, None]).T @ error
+    X = gradient / (gradient.square().sum() + 1e-6).sqrt()
+    for _ in range(5):
+        A = X @ X.T
+        X = 3.4445 * X + (-4.7750 * A + 2.0315 * A @ A) @ X
+    same(o[16:], a["q"][16:] @ (a["W0"] - 0.1 * X))
+    values = torch.linalg.svdvals(X)
+    assert float(values.max()) < 1.3
