@@ -26,7 +26,7 @@ class View:
 def resolve(
     ctx: Context, name: str, declared: Dims, slots: tuple[ast.Slot, ...], span: Span
 ) -> View | None:
-    """What the slots after a name of the given dimensions mean; reports every slot that is wrong."""
+    """What the slots after a name of these dimensions mean; reports every slot that is wrong."""
     if len(slots) > len(declared):
         ctx.report(errors.too_many_slots(slots[len(declared)].span, name, declared, len(slots)))
         return None

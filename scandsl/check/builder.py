@@ -92,8 +92,8 @@ class Builder:
     def separate(self, ref: Ref, since: Ref, span: Span) -> Ref:
         """A value of its own for a name that is differentiated by.
 
-        No other expression may share it, or `grad` would see through that one as well.  A value made
-        since `since` is taken out of the table of equal ones; an older one, or a leaf, is copied.
+        No other expression may share it, or `grad` would see through that one as well.  A value
+        made since `since` leaves the table of equal ones; an older one, or a leaf, is copied.
         """
         value = self.values[ref]
         if not operands(value.op):
@@ -130,7 +130,7 @@ class Builder:
         return self.emit(Expand(ref), dims, self.kind_of(ref), span)
 
     def rename(self, ref: Ref, names: Mapping[str, str], span: Span) -> Ref:
-        """The value with dimensions renamed all at once; names mapped to themselves are left out."""
+        """The value with dimensions renamed all at once; those that stay are left out."""
         dims = self.dims_of(ref)
         pairs = tuple((d, names[d]) for d in dims if names.get(d, d) != d)
         if not pairs:

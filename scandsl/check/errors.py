@@ -62,10 +62,23 @@ def _article(word: str) -> str:
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
+def _bare(text: str) -> str:
+    """An expression without parentheses around all of it."""
+    if not (text.startswith("(") and text.endswith(")")):
+        return text
+    inner = text[1:-1]
+    depth = 0
+    for char in inner:
+        depth += {"(": 1, ")": -1}.get(char, 0)
+        if depth < 0:
+            return text
+    return inner
+
+
 def _operand(text: str) -> str:
     """An expression as an operand: in parentheses where it is a sum or the like."""
     plain = text.replace("_", "a")
-    whole = text.startswith("(") and text.endswith(")")
+    whole = _bare(text) != text
     return text if plain.isalnum() or whole or text.endswith("]") else f"({text})"
 
 
@@ -126,7 +139,7 @@ def unknown_name(span: Span, name: str, known: Sequence[str], is_function: bool)
         mend = f"primes name dimensions; a value of the step before is `lag({base_of(name)}, 1)`"
         return Diagnostic(f"there is no dimension or value `{name}`", span, (mend,))
     help_ = _did_you_mean(name, known) or (
-        f"declare it (`input {name}`, `param {name}`, `scalar {name} = …`) or assign it before this line",
+        f"assign it above this line, or declare it: `input {name}`, `param {name}`",
     )
     return Diagnostic(f"unknown name `{name}`", span, help_)
 
@@ -187,7 +200,7 @@ def unknown_dim(identifier: ast.Identifier, known: Sequence[str], role: str | No
 def unknown_dim_in_function(function: str, identifier: ast.Identifier) -> Diagnostic:
     """A function body with a dimension that is no parameter of it."""
     base = base_of(identifier.text)
-    mend = f"give it the dimension as a parameter: `fn {function}[{base}](…)`, called `{function}[K](…)`"
+    mend = f"make it a parameter: `fn {function}[{base}](…)`, called as `{function}[K](…)`"
     return Diagnostic(
         f"unknown dimension `{identifier.text}` in the function `{function}`",
         identifier.span,
@@ -444,16 +457,17 @@ def shape_mismatch(
     mends: list[str] = []
     if len(extra) == len(missing) == 1 and same_size(extra[0], missing[0]):
         mends.append(
-            f"`{extra[0]}` and `{missing[0]}` are two names: rename one where it is read, as in `h[{missing[0]}]`"
+            f"rename `{extra[0]}` to `{missing[0]}` where it is read, as in `h[{missing[0]}]`"
         )
     elif extra:
         over = ", ".join(extra)
         mends.append(
-            f"sum over what is too much, `sum[{over}](…)`, or declare `{target}{shape_text([*want, *extra])}`"
+            f"sum what is too much, `sum[{over}](…)`, "
+            f"or declare `{target}{shape_text([*want, *extra])}`"
         )
     if missing and not mends:
         mends.append(
-            f"it lacks {_listing(missing)}: only a number fills all dimensions of what it is assigned to"
+            f"it lacks {_listing(missing)}: only a number fills all dimensions of its target"
         )
     return Diagnostic(message, span, tuple(mends))
 
@@ -583,7 +597,7 @@ def sum_of_shapes(
 def bool_in_arithmetic(span: Span, text: str) -> Diagnostic:
     """`(a > b) + 1`."""
     mends = (
-        f"write `where({text}, 1, 0)`",
+        f"write `where({_bare(text)}, 1, 0)`",
         "a condition may be a factor, `(a > b) * x`, and stand in `and`, `or`, `not`, `where`",
     )
     return Diagnostic(f"`{text}` is true or false, and a number is needed here", span, mends)
@@ -600,7 +614,8 @@ def needs_bool(span: Span, text: str, user: str) -> Diagnostic:
 
 def complex_not_real(span: Span, text: str, user: str) -> Diagnostic:
     """`max(c, 0)` for a complex `c`."""
-    mend = f"take a part of it first: `re({text})`, `im({text})` or `abs({text})`"
+    inner = _bare(text)
+    mend = f"take a part of it first: `re({inner})`, `im({inner})` or `abs({inner})`"
     return Diagnostic(f"`{text}` is complex, and {user} needs a real value", span, (mend,))
 
 
@@ -715,7 +730,7 @@ def recursion(span: Span, circle: Sequence[str]) -> Diagnostic:
         message = f"the function {names[0]} calls itself"
     else:
         message = "these functions call each other in a circle: " + " → ".join(names)
-    mend = "functions are inlined; what goes on from step to step is a `state`, a fixed number of rounds is a `for`"
+    mend = "functions are inlined; repeat a fixed number of times with `for`"
     return Diagnostic(message, span, (mend,))
 
 
@@ -762,7 +777,7 @@ def forward_type(span: Span, names: Sequence[str]) -> Diagnostic:
     """Lags of later locals whose shapes cannot be found."""
     mend = f"assign it with its dimensions: `{names[0]}[…] = …`"
     return Diagnostic(
-        f"the dimensions of {_listing(names)} cannot be found, because they are read by a lag before they are assigned",
+        f"the dimensions of {_listing(names)} are not found: a lag reads them before they are assigned",
         span,
         (mend,),
     )

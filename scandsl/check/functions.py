@@ -1,7 +1,7 @@
 """The functions of a file: their names, their parameters, and that none calls itself.
 
-In: all functions.  Out: the usable ones by name, with reports for the others.  Bodies are typed where
-they are inlined; here only what does not depend on a call is judged.
+In: all functions.  Out: the usable ones by name, with reports for the others.  Bodies are typed
+where they are inlined; here only what does not depend on a call is judged.
 """
 
 from __future__ import annotations

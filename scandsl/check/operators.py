@@ -176,7 +176,7 @@ class Run:
         return self._check_at(ctx, new) if new.op == "@" else self._check_factor(ctx, new)
 
     def _check_at(self, ctx: Context, new: Factor) -> bool:
-        """`x * y @ z`: `(x * y) @ z` against `x * (y @ z)`, for every place where the run splits."""
+        """`x * y @ z`: `(x * y) @ z` against `x * (y @ z)`, wherever the run splits."""
         right: set[str] = set()
         first = _contracted(new.before, new.dims, new.over)
         for i in range(len(self.factors) - 1, 0, -1):

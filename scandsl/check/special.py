@@ -1,7 +1,7 @@
 """Forms whose arguments are more than values: `iota`, `lag`, `window`, `grad`, inlined functions.
 
-In: a call whose argument count is right, and a way to evaluate expressions.  Out: a value, or `None`
-after a report.
+In: a call whose argument count is right, and a way to evaluate expressions.  Out: a value, or
+`None` after a report.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from scandsl.check.kinds import RANK
 from scandsl.check.operators import Operand
 from scandsl.check.walk import differentiated
 from scandsl.diagnostics import Span
-from scandsl.ir.nodes import Dims, Every, Insert, Kind, Ref, Where
+from scandsl.ir.nodes import Dims, Every, Insert, Kind, Load, Ref, Where
 from scandsl.syntax import ast
 
 
@@ -141,13 +141,19 @@ def _assign_whole(ctx: Context, node: ast.Assign, value: Typed) -> None:
         value = _compound(ctx, node, current, value)
     state = ctx.declared.states.get(name)
     if state is not None:
-        ctx.env[name] = fit(ctx, value, state.dims, state.kind, node.value.span, name)
+        ref = fit(ctx, value, state.dims, state.kind, node.value.span, name)
+        ctx.env[name] = _stand_in(ctx, ref, name, state.dims, state.kind)
     elif dims or name in ctx.local_dims:
         ctx.env[name] = fit(ctx, value, dims, None, node.value.span, name)
         if node.target.slots is not None:
             ctx.local_dims[name] = dims
     else:
         ctx.env[name] = value
+
+
+def _stand_in(ctx: Context, ref: Typed, name: str, dims: Dims, kind: Kind) -> Ref:
+    """The value, or after an error one of the declared type, so that what follows is checked."""
+    return ref if ref is not None else ctx.builder.emit(Load(name), dims, kind, Span(0, 0))
 
 
 def _target_dims(ctx: Context, target: ast.Target) -> Dims | None:
@@ -235,10 +241,9 @@ def _insert(
         if fitted is None:
             return None
         value = fitted
-    elif Kind.BOOL in {builder.kind_of(value), builder.kind_of(path[0])}:
-        if builder.kind_of(value) is not builder.kind_of(path[0]):
-            ctx.report(errors.bool_in_arithmetic(node.value.span, ctx.text(node.value.span)))
-            return None
+    elif (builder.kind_of(value) is Kind.BOOL) != (builder.kind_of(path[0]) is Kind.BOOL):
+        ctx.report(errors.bool_in_arithmetic(node.value.span, ctx.text(node.value.span)))
+        return None
     for outer, (dim, index) in zip(reversed(path[:-1]), reversed(view.selects), strict=True):
         x, y = kinds.together(ctx, (outer, value), node.span)
         op = Insert(x, dim, index, y)
@@ -272,7 +277,8 @@ def _output(ctx: Context, item: ast.Item) -> None:
     if item.is_complex and value is not None:
         kind = Kind.COMPLEX
     ref = fit(ctx, value, declared.dims, kind, item.value.span, name)
-    ctx.env[name] = ctx.outputs[name] = ref
+    ctx.outputs[name] = ref
+    ctx.env[name] = _stand_in(ctx, ref, name, declared.dims, kind or Kind.REAL)
     if ref is not None:
         ctx.builder.label(ref, name)
 
@@ -357,7 +363,7 @@ def _existed(ctx: Context, name: str, before: dict[str, Typed]) -> bool:
 
 
 def _merge(ctx: Context, name: str, new: Typed, period: int, node: ast.Every) -> None:
-    """Bind a name, after the block, to its new value where the block ran and the old one elsewhere."""
+    """Bind a name to its new value at the steps where the block runs, to the old one elsewhere."""
     if not _existed(ctx, name, ctx.env):
         return
     builder = ctx.builder

@@ -41,6 +41,8 @@ from scandsl.ir.nodes import (
     Rename,
     Row,
     Scalar,
+    Segment,
+    SegmentAdjoint,
     Select,
     Size,
     Stack,
