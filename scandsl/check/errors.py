@@ -777,7 +777,7 @@ def forward_type(span: Span, names: Sequence[str]) -> Diagnostic:
     """Lags of later locals whose shapes cannot be found."""
     mend = f"assign it with its dimensions: `{names[0]}[…] = …`"
     return Diagnostic(
-        f"the dimensions of {_listing(names)} are not found: a lag reads them before they are assigned",
+        f"the dimensions of {_listing(names)} are unknown: a lag reads them too early",
         span,
         (mend,),
     )

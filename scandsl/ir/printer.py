@@ -129,6 +129,10 @@ def print_op(op: Op) -> str:  # noqa: C901 - one line per operation
             return f"lag state {state} {n}"
         case Grad(e, wrt):
             return f"grad {_ref(e)} {_ref(wrt)}"
+        case Segment(x, row, column):
+            return f"segment[{row}, {column}] {_ref(x)}"
+        case SegmentAdjoint(g, row, column):
+            return f"segment adjoint[{row}, {column}] {_ref(g)}"
         case CumSum(x, dim, reverse, exclusive):
             flags = (" reverse" if reverse else "") + (" exclusive" if exclusive else "")
             return f"cumsum[{dim}] {_ref(x)}{flags}"

@@ -151,6 +151,13 @@ class _Check:
             case CumSum(_, dim):
                 self.need(ref, dim in xs[0].dims, "the summed dimension")
                 return xs[0].dims, xs[0].kind
+            case Segment(_, row, column):
+                good = row in xs[0].dims and column not in xs[0].dims
+                self.need(ref, good, "the row and not the column dimension")
+                return [*xs[0].dims, column], xs[0].kind
+            case SegmentAdjoint(_, row, column):
+                self.need(ref, {row, column} <= set(xs[0].dims), "rows and columns")
+                return [d for d in xs[0].dims if d != column], xs[0].kind
             case _:
                 assert_never(value.op)
 
