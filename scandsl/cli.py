@@ -220,6 +220,8 @@ def _compile_one(file: Path, target: Path, options: Options, stale_only: bool) -
 
 # ---------------------------------------------------------------- explain
 
+_NO_STATE = "no state: every token is computed by itself, from the inputs and what lags remember"
+
 
 @main.command()
 @_specs
@@ -242,7 +244,7 @@ def explain(paths: tuple[Path, ...], settings: dict[str, int], as_json: bool) ->
                 found.append({"file": str(file), **report(program)})
             else:
                 click.echo(click.style(f"{file}: {program.recurrence.name}", bold=True))
-                click.echo("\n".join(describe(program)) + "\n")
+                click.echo("\n".join(describe(program) or [_NO_STATE]) + "\n")
 
     _each(_spec_files(paths), work)
     if as_json:
