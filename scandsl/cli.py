@@ -220,8 +220,6 @@ def _compile_one(file: Path, target: Path, options: Options, stale_only: bool) -
 
 # ---------------------------------------------------------------- explain
 
-_NO_STATE = "no state: every token is computed by itself, from the inputs and what lags remember"
-
 
 @main.command()
 @_specs
@@ -244,7 +242,7 @@ def explain(paths: tuple[Path, ...], settings: dict[str, int], as_json: bool) ->
                 found.append({"file": str(file), **report(program)})
             else:
                 click.echo(click.style(f"{file}: {program.recurrence.name}", bold=True))
-                click.echo("\n".join(describe(program) or [_NO_STATE]) + "\n")
+                click.echo("\n".join(describe(program)) + "\n")
 
     _each(_spec_files(paths), work)
     if as_json:
