@@ -77,7 +77,7 @@ class Replay:
                 return len(self.b.values) - 1
             case _:
                 op = with_operands(value.op, [self.build(r) for r in operands(value.op)])
-                return self.b.emit(op, value.dims, value.kind, varies=value.varies)
+                return self.b.emit(op, value.dims, value.kind, value.name, varies=value.varies)
 
     def _result(self, state: str, place: int) -> Ref:
         before = self.moment(state, place)

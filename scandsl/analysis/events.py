@@ -54,13 +54,28 @@ class Normal:
     complete: bool
 
 
+class _Tangled(Exception):
+    """A version looks past the one before it."""
+
+
 def normalise(recurrence: Recurrence, name: str, kept: frozenset[Ref]) -> Normal:
     """Rewrite a recurrence for one affine state, and find its events.
 
     `kept` are results of events of other states, which are not taken apart.
     """
     state = next(s for s in recurrence.states if s.name == name)
-    old_versions = {ref: i for i, ref in enumerate(versions(recurrence, state))}
+    chain = versions(recurrence, state)
+    try:
+        return _normalised(recurrence, state, chain, kept)
+    except _Tangled:
+        return _normalised(recurrence, state, (chain[0], chain[-1]), kept)
+
+
+def _normalised(
+    recurrence: Recurrence, state: State, old_chain: tuple[Ref, ...], kept: frozenset[Ref]
+) -> Normal:
+    name = state.name
+    old_versions = {ref: i for i, ref in enumerate(old_chain)}
     copier = Copier(recurrence)
     known: dict[Ref, bool] = {}
     linear = Linear(copier.builder, looks_at(copier.builder.values, known))
@@ -216,7 +231,7 @@ class _Finder:
             if term.atom == self.chain[index - 1]:
                 decay, direct = term.coefficient, True
             elif term.atom in linear.versions:
-                raise NotAffine("the state's versions do not follow one another", version)
+                raise _Tangled
             else:
                 images.append(term)
         if not direct:

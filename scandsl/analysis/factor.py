@@ -7,7 +7,7 @@ approximated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import (
@@ -17,8 +17,10 @@ from scandsl.ir.nodes import (
     Dims,
     Expand,
     Kind,
+    Reduce,
     Ref,
     Rename,
+    Stack,
     Unary,
     Where,
 )
@@ -71,6 +73,8 @@ class Separator:
                 return self._renamed(x, pairs)
             case Contract(x, y, over):
                 return self._contraction(x, y, over)
+            case Reduce("sum", x, over):
+                return self._static_sum(over, lambda dim, i: self._split(entry(b, x, dim, i)))
             case _:
                 return None
 
@@ -145,19 +149,23 @@ class Separator:
             found = self._product_of(wide, x, y, over, right)
             if found is not None:
                 return found
-        sizes = {d.name: d.size for d in b.dims}
-        count = 1
-        for dim in over:
-            count *= sizes[dim] or _MOST_TERMS + 1
-        if count > _MOST_TERMS or len(over) != 1:
+
+        def product(dim: str, index: int) -> list[Pair] | None:
+            at_x, at_y = entry(b, x, dim, index), entry(b, y, dim, index)
+            return self._product(self._split(at_x), self._split(at_y))
+
+        return self._static_sum(over, product)
+
+    def _static_sum(
+        self, over: Dims, term: Callable[[str, int], list[Pair] | None]
+    ) -> list[Pair] | None:
+        """The terms of a sum over one static dimension."""
+        size = static_size(self.b, over[0]) if len(over) == 1 else None
+        if size is None or size > _MOST_TERMS:
             return None
-        terms: list[Pair] = []
-        for index in range(count):
-            x_i, y_i = b.select(x, over[0], index), b.select(y, over[0], index)
-            part = self._product(self._split(x_i), self._split(y_i))
-            if part is None:
-                return None
-            terms += part
+        terms: list[Pair] | None = []
+        for index in range(size):
+            terms = _joined(terms, term(over[0], index))
         return terms
 
     def _product_of(
@@ -189,6 +197,33 @@ class Separator:
 
 def _joined(one: list[Pair] | None, two: list[Pair] | None) -> list[Pair] | None:
     return None if one is None or two is None else one + two
+
+
+def static_size(builder: Builder, dim: str) -> int | None:
+    """The size of a dimension that is fixed at compile time."""
+    return next(d.size for d in builder.dims if d.name == dim)
+
+
+def entry(builder: Builder, ref: Ref, dim: str, index: int) -> Ref:
+    """One entry along a static dimension, taken as far down in an expression as possible."""
+    b, value = builder, builder.values[ref]
+    if dim not in value.dims:
+        return ref
+    match value.op:
+        case Binary(fn, x, y):
+            at_x, at_y = entry(b, x, dim, index), entry(b, y, dim, index)
+            return b.mul(at_x, at_y) if fn == "mul" else b.binary(fn, at_x, at_y)
+        case Unary(fn, x):
+            return b.unary(fn, entry(b, x, dim, index))
+        case Cast(x):
+            return b.cast(entry(b, x, dim, index), value.kind)
+        case Expand(x):
+            rest = [d for d in value.dims if d != dim]
+            return b.expand(entry(b, x, dim, index), rest)
+        case Stack(xs, along) if along == dim:
+            return xs[index]
+        case _:
+            return b.select(ref, dim, index)
 
 
 def dot(builder: Builder, a: Ref, b: Ref, over: Sequence[str]) -> Ref:

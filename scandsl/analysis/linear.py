@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scandsl.analysis.factor import dot, pull
+from scandsl.analysis.factor import dot, entry, pull, static_size
 from scandsl.analysis.show import show
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import (
@@ -75,6 +75,7 @@ class NotAffine(Exception):
         super().__init__(reason)
 
 
+_MOST_ROWS = 16
 _WORDS = {
     "div": "quotient",
     "logaddexp": "log-sum-exp",
@@ -284,7 +285,21 @@ class Linear:
         if not inside:
             return Form((Term(whole, term.atom),), None)
         outer, inner = pull(b, b.expand(whole, inside), inside)
-        return Form((Term(outer, self.image(inner, term.atom, inside)),), None)
+        return Form((Term(outer, self._rows(inner, term.atom, inside)),), None)
+
+    def _rows(self, weight: Ref, atom: Ref, over: Dims) -> Ref:
+        """An image by several vectors along a static dimension is a stack of images."""
+        b = self.b
+        extra = [d for d in b.dims_of(weight) if d not in over]
+        size = static_size(b, extra[0]) if len(extra) == 1 else None
+        if size is None or size > _MOST_ROWS or len(b.dims_of(atom)) < 2:
+            return self.image(weight, atom, over)
+        if extra[0] in b.dims_of(atom):
+            return self.image(weight, atom, over)
+        rows = [self.image(entry(b, weight, extra[0], i), atom, over) for i in range(size)]
+        out = b.stack(rows, extra[0])
+        self.views.add(out)
+        return out
 
     def image(self, weight: Ref, atom: Ref, over: Dims) -> Ref:
         """The atom `Σ_over weight ∘ atom`; looks through a renaming of a version if it can."""

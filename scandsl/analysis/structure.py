@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from scandsl.analysis.events import Normal
 from scandsl.analysis.factor import Separator
 from scandsl.analysis.graph import Group
-from scandsl.analysis.linear import Linear, NotAffine, looks_at
+from scandsl.analysis.linear import Linear, NotAffine, Term, looks_at
 from scandsl.analysis.program import Decay, Probe, Transition, Update
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import (
     Binary,
+    Cast,
+    Const,
     Every,
+    Iota,
     Kind,
     Lag,
     LagState,
@@ -73,7 +76,7 @@ def _matrix(values: tuple[Value, ...], view: Ref) -> tuple[Ref, ...]:
 def _dense(normal: Normal, invariant: bool) -> Transition:
     values = normal.recurrence.values
     probes = [e for e in normal.events if isinstance(e, Probe)]
-    if not probes and all(isinstance(values[v.atom].op, Select) for v in normal.views):
+    if not probes and _shifts(values, normal.views):
         return Transition.SHIFT
     if invariant:
         return Transition.DENSE_CONSTANT
@@ -87,6 +90,33 @@ def _dense(normal: Normal, invariant: bool) -> Transition:
     if scaled and not any(values[r].varies for r in matrices):
         return Transition.DENSE_SCALED
     return Transition.DENSE
+
+
+def _shifts(values: tuple[Value, ...], views: tuple[Term, ...]) -> bool:
+    """Whether all that moves between entries of the state moves in one direction."""
+    steps = []
+    for view in views:
+        op = values[view.atom].op
+        to = None if view.coefficient is None else _marked(values, view.coefficient)
+        if not isinstance(op, Select) or to is None:
+            return False
+        steps.append(to - op.index)
+    return all(s > 0 for s in steps) or all(s < 0 for s in steps)
+
+
+def _marked(values: tuple[Value, ...], ref: Ref) -> int | None:
+    """The entry that a coefficient `[iota == i] * ...` singles out."""
+    match values[ref].op:
+        case Cast(x):
+            return _marked(values, x)
+        case Binary("mul", x, y):
+            found = _marked(values, x)
+            return _marked(values, y) if found is None else found
+        case Binary("eq", x, y):
+            index = values[y].op
+            if isinstance(values[x].op, Iota) and isinstance(index, Const):
+                return int(index.value)
+    return None
 
 
 def _decay_class(normal: Normal, decays: list[Decay]) -> Transition:
