@@ -106,7 +106,9 @@ def unknown_character(span: Span, char: str) -> Diagnostic:
     name = unicodedata.name(char, f"U+{ord(char):04X}").lower()
     if meant == " ":
         return Diagnostic(f"this is no ordinary space but {name}", span, ("replace it by a space",))
-    return Diagnostic(f"{_glyph(char)} ({name}) is not part of the language", span, (f"write `{meant}`",))
+    return Diagnostic(
+        f"{_glyph(char)} ({name}) is not part of the language", span, (f"write `{meant}`",)
+    )
 
 
 def unterminated_doc(span: Span, quotes: str) -> Diagnostic:
@@ -116,7 +118,9 @@ def unterminated_doc(span: Span, quotes: str) -> Diagnostic:
 
 def string_literal(span: Span) -> Diagnostic:
     """A string in single quotes."""
-    mend = "documentation right under `scan name:` stands in triple quotes; a comment starts with `#`"
+    mend = (
+        "documentation right under `scan name:` stands in triple quotes; a comment starts with `#`"
+    )
     return Diagnostic("there are no strings in the language", span, (mend,))
 
 
@@ -124,6 +128,8 @@ def number_with_letters(span: Span, number: str, letters: str) -> Diagnostic:
     """`2x`."""
     if letters in ("j", "J"):
         mend = f"an imaginary number is written `complex(0, {number})`"
+    elif number == "0" and letters[:1] in "xXbBoO":
+        mend = "numbers are written in decimal"
     else:
         mend = f"write `{number} * {letters}` for a product; a name starts with a letter"
     return Diagnostic("a number runs into a name", span, (mend,))
@@ -141,7 +147,9 @@ def integer_too_large(span: Span, as_float: str) -> Diagnostic:
 
 def number_too_large(span: Span) -> Diagnostic:
     """A float beyond the range of doubles."""
-    return Diagnostic("this number is beyond the range of double precision", span, ("write `inf` for infinity",))
+    return Diagnostic(
+        "this number is beyond the range of double precision", span, ("write `inf` for infinity",)
+    )
 
 
 # ---------------------------------------------------------------- brackets
@@ -173,7 +181,9 @@ def indented_with(char: str) -> str:
 
 def mixed_indentation(span: Span, notes: tuple[Note, ...]) -> Diagnostic:
     """Tabs and spaces in one file's indentation."""
-    return Diagnostic("the indentation mixes tabs and spaces", span, ("use four spaces per level",), notes)
+    return Diagnostic(
+        "the indentation mixes tabs and spaces", span, ("use four spaces per level",), notes
+    )
 
 
 def unexpected_indent(span: Span, first: bool) -> Diagnostic:
@@ -201,7 +211,9 @@ def outside_scan(span: Span) -> Diagnostic:
 def doc_outside_scan(span: Span) -> Diagnostic:
     """Documentation in the wrong place."""
     mend = "elsewhere write a comment with `#`"
-    return Diagnostic("documentation stands right under `scan name:` and nowhere else", span, (mend,))
+    return Diagnostic(
+        "documentation stands right under `scan name:` and nowhere else", span, (mend,)
+    )
 
 
 def nested_definition(span: Span, keyword: str) -> Diagnostic:
@@ -212,7 +224,9 @@ def nested_definition(span: Span, keyword: str) -> Diagnostic:
 def body_not_indented(span: Span, header: str, header_span: Span) -> Diagnostic:
     """The statements of a scan at the left margin."""
     note = Note("its statements follow this line", header_span)
-    return Diagnostic(f"the body of `{header}` is not indented", span, ("indent it by four spaces",), (note,))
+    return Diagnostic(
+        f"the body of `{header}` is not indented", span, ("indent it by four spaces",), (note,)
+    )
 
 
 def empty_body(span: Span, header: str) -> Diagnostic:
@@ -233,13 +247,17 @@ def reserved_word(span: Span, word: str) -> Diagnostic:
 def primed_name(span: Span, name: str) -> Diagnostic:
     """`x' = 1`."""
     mend = f"write `{name.rstrip(chr(39))}`, or `{name.rstrip(chr(39))}_`"
-    return Diagnostic(f"only dimensions carry primes, so `{name}` cannot be declared or assigned", span, (mend,))
+    return Diagnostic(
+        f"only dimensions carry primes, so `{name}` cannot be declared or assigned", span, (mend,)
+    )
 
 
 def unknown_statement(span: Span, word: str, near: str | None) -> Diagnostic:
     """A line that starts like a statement but with no known word."""
     help_ = _FOREIGN.get(word) or (f"did you mean `{near}`?" if near else None)
-    mends = (help_,) if help_ else ("a statement is a declaration, an assignment, `for` or `every`",)
+    mends = (
+        (help_,) if help_ else ("a statement is a declaration, an assignment, `for` or `every`",)
+    )
     return Diagnostic(f"`{word}` starts no statement", span, mends)
 
 
@@ -283,13 +301,19 @@ def missing_colon(span: Span, header: str) -> Diagnostic:
 
 def one_word_name(span: Span, joined: str) -> Diagnostic:
     """`scan gated delta:`."""
-    mend = f"write `scan {joined}:`" if joined.isidentifier() else "a name is made of letters, digits and `_`"
+    mend = (
+        f"write `scan {joined}:`"
+        if joined.isidentifier()
+        else "a name is made of letters, digits and `_`"
+    )
     return Diagnostic("the name of a scan is one word, followed by `:`", span, (mend,))
 
 
 def missing_equals(span: Span) -> Diagnostic:
     """`fn f(x) x + 1`."""
-    return Diagnostic("`=` is missing before the body of the function", span, ("write `fn f(x) = expr`",))
+    return Diagnostic(
+        "`=` is missing before the body of the function", span, ("write `fn f(x) = expr`",)
+    )
 
 
 def missing_slot_comma(span: Span) -> Diagnostic:
@@ -305,7 +329,9 @@ def body_behind_scan(span: Span) -> Diagnostic:
 def block_behind_header(span: Span) -> Diagnostic:
     """`for a in A: for b in B: ...`."""
     mend = "put it on the next line, indented"
-    return Diagnostic("only a declaration or an assignment may follow `:` on the same line", span, (mend,))
+    return Diagnostic(
+        "only a declaration or an assignment may follow `:` on the same line", span, (mend,)
+    )
 
 
 def scan_parameters(span: Span) -> Diagnostic:
@@ -335,15 +361,25 @@ def missing_in(span: Span) -> Diagnostic:
     return Diagnostic("`in` is missing", span, ("write `for r in R:` or `for i in 5:`",))
 
 
+def loop_variable(span: Span) -> Diagnostic:
+    """`for in R:`, `for 3:`."""
+    mend = "write `for r in R:` or `for i in 5:`"
+    return Diagnostic("a loop variable is missing after `for`", span, (mend,))
+
+
 def loop_count(span: Span, keyword: str) -> Diagnostic:
     """`for i in range(5):`, `every 2 * n:`."""
     example = "for i in 5:` or `for r in R:" if keyword == "for" else "every 16:` or `every W:"
-    return Diagnostic(f"`{keyword}` takes a whole number or a static dimension", span, (f"write `{example}`",))
+    return Diagnostic(
+        f"`{keyword}` takes a whole number or a static dimension", span, (f"write `{example}`",)
+    )
 
 
 def equality_as_assignment(span: Span, name: str) -> Diagnostic:
     """`x == 3` as a statement."""
-    return Diagnostic("`==` compares and assigns nothing", span, (f"write `{name} = ...` to assign",))
+    return Diagnostic(
+        "`==` compares and assigns nothing", span, (f"write `{name} = ...` to assign",)
+    )
 
 
 def assignment_in_expression(span: Span) -> Diagnostic:
@@ -354,7 +390,9 @@ def assignment_in_expression(span: Span) -> Diagnostic:
 
 def chained_assignment(span: Span) -> Diagnostic:
     """`x = y = 3`."""
-    return Diagnostic("one line assigns one name", span, ("write `==` to compare, or use a line for each",))
+    return Diagnostic(
+        "one line assigns one name", span, ("write `==` to compare, or use a line for each",)
+    )
 
 
 def several_targets(span: Span) -> Diagnostic:
@@ -370,7 +408,9 @@ def annotated_assignment(span: Span, name: str) -> Diagnostic:
 
 def tuple_value(span: Span) -> Diagnostic:
     """`x = a, b`."""
-    return Diagnostic("a value is one expression; there are no tuples", span, ("use a line for each",))
+    return Diagnostic(
+        "a value is one expression; there are no tuples", span, ("use a line for each",)
+    )
 
 
 def no_effect(span: Span) -> Diagnostic:
@@ -415,7 +455,9 @@ def suffix_order(span: Span) -> Diagnostic:
 
 def only_complex(span: Span) -> Diagnostic:
     """`x: real`."""
-    return Diagnostic("only `complex` may follow `:`", span, ("values are real unless declared `: complex`",))
+    return Diagnostic(
+        "only `complex` may follow `:`", span, ("values are real unless declared `: complex`",)
+    )
 
 
 def bad_range(span: Span) -> Diagnostic:
@@ -449,6 +491,13 @@ def missing_operator(span: Span, left: str, right: str) -> Diagnostic:
     return Diagnostic(f"an operator is missing between `{left}` and `{right}`", span, (mend,))
 
 
+def missing_operator_here(span: Span) -> Diagnostic:
+    """`(x) (y)`."""
+    return Diagnostic(
+        "an operator is missing next to this bracket", span, ("write `*` for a product",)
+    )
+
+
 def not_needs_brackets(span: Span) -> Diagnostic:
     """`a + not b`."""
     return Diagnostic("`not` binds weaker than the operator before it", span, ("write `(not x)`",))
@@ -469,12 +518,16 @@ def index_not_literal(span: Span) -> Diagnostic:
 
 def dimension_not_name(span: Span) -> Diagnostic:
     """`input x[3]`, `a @[0] b`."""
-    return Diagnostic("a dimension is a name", span, ("a fixed size is declared by `static R = 3`",))
+    return Diagnostic(
+        "a dimension is a name", span, ("a fixed size is declared by `static R = 3`",)
+    )
 
 
 def index_on_expression(span: Span) -> Diagnostic:
     """`(a @ b)[0]`."""
-    return Diagnostic("only a name takes a bracket list", span, ("give the expression a name first",))
+    return Diagnostic(
+        "only a name takes a bracket list", span, ("give the expression a name first",)
+    )
 
 
 def number_as_dimension(span: Span, function: str) -> Diagnostic:

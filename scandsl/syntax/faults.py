@@ -19,7 +19,19 @@ from scandsl.syntax import errors
 
 _NAMES: Final = ("NAME", "UNIT", "COMPLEX")
 _WORDS: Final = ("SCAN", "FN", "KIND", "FOR", "EVERY", "IN", "AND", "OR", "NOT")
-_OPERATORS: Final = ("PLUS", "MINUS", "STAR", "SLASH", "PERCENT", "AT", "POW", "COMPARE", "AND", "OR", "NOT")
+_OPERATORS: Final = (
+    "PLUS",
+    "MINUS",
+    "STAR",
+    "SLASH",
+    "PERCENT",
+    "AT",
+    "POW",
+    "COMPARE",
+    "AND",
+    "OR",
+    "NOT",
+)
 _ENDS_OPERAND: Final = (*_NAMES, "PRIMED", "INT", "FLOAT", "RPAR", "RSQB")
 _STARTS_OPERAND: Final = (*_NAMES, "PRIMED", "INT", "FLOAT", "LPAR")
 _SUFFIXES: Final = ("LSQB", "COLON", "IN", "EQ")
@@ -101,9 +113,17 @@ def _reserved(r: Refusal) -> Diagnostic | None:
         return errors.reserved_word(_span(r.first), str(r.first))
     if token.type not in _WORDS or not {"NAME", "UNIT"} & r.accepted:
         return None
+    if before is not None and (
+        before.type == "COLON" or (before.type == "FOR" and token.type == "IN")
+    ):
+        return None  # a block behind a header; a loop without a variable
     if token.type == "NOT" and before is not None and before.type in _OPERATORS:
         return errors.not_needs_brackets(r.span())
-    if token.type in ("AND", "OR") and r.following is not None and r.following.type in _STARTS_OPERAND:
+    if (
+        token.type in ("AND", "OR")
+        and r.following is not None
+        and r.following.type in _STARTS_OPERAND
+    ):
         return None
     if before is not None and before.type == "COMMA" and token.type in ("AND", "OR"):
         return None
@@ -188,11 +208,16 @@ def _function_header(r: Refusal) -> Diagnostic | None:
         return errors.function_with_block(r.span())
     if r.token.type in ("EQ", "COLON", "NEWLINE") and "LPAR" in r.accepted and r.at == 2:
         return errors.function_without_parameters(r.span(), str(r.tokens[1]))
-    if r.token.type in _STARTS_OPERAND and "EQ" in r.accepted:
+    if r.token.type in (*_STARTS_OPERAND, "NEWLINE") and "EQ" in r.accepted:
         return errors.missing_equals(r.span())
     inside = r.open_brackets()
     has_body = any(t.type == "EQ" for t in r.tokens[: r.at])
-    if inside and not has_body and r.tokens[inside[-1]].type == "LPAR" and r.token.type not in ("NEWLINE", "COMMA"):
+    if (
+        inside
+        and not has_body
+        and r.tokens[inside[-1]].type == "LPAR"
+        and r.token.type not in ("NEWLINE", "COMMA")
+    ):
         return errors.parameter_not_name(r.span())
     return None
 
@@ -209,7 +234,7 @@ def _loop_header(r: Refusal) -> Diagnostic | None:
     if r.token.type == "NEWLINE" and "COLON" in r.accepted:
         return _missing_colon(r)
     if keyword == "for" and r.at == 1:
-        return None
+        return errors.loop_variable(_span(r.first))
     if r.token.type == "NEWLINE":
         return errors.loop_count(_span(r.tokens[r.at - 1]), keyword)
     if "COLON" in r.accepted and r.previous is not None:
@@ -226,7 +251,11 @@ def _not_an_assignment(r: Refusal) -> Diagnostic | None:
         return None
     target = _join(r.first, r.tokens[r.at - 1]) if r.at else _span(r.first)
     following = r.following
-    if following is not None and following.type == "EQ" and r.token.type in ("AT", "POW", "PERCENT"):
+    if (
+        following is not None
+        and following.type == "EQ"
+        and r.token.type in ("AT", "POW", "PERCENT")
+    ):
         name = str(r.first)
         mend = f"write `{name} = {name} {r.token} ...`"
         return errors.no_such_operator(_join(r.token, following), f"{r.token}=", mend)
@@ -235,6 +264,10 @@ def _not_an_assignment(r: Refusal) -> Diagnostic | None:
             return errors.equality_as_assignment(r.span(), str(r.first))
         case "COMMA":
             return errors.several_targets(r.span())
+        case "COLON" if following is not None and following.type == "EQ":
+            return errors.no_such_operator(
+                _join(r.token, following), ":=", f"write `{r.first} = ...`"
+            )
         case "COLON":
             return errors.annotated_assignment(r.span(), str(r.first))
         case _:
@@ -247,7 +280,11 @@ def _equals_inside(r: Refusal) -> Diagnostic | None:
     if r.token.type not in ("EQ", "AUGMENTED"):
         return None
     before = r.previous
-    if before is not None and before.type in (*_OPERATORS, "EQ") and before.end_pos == r.token.start_pos:
+    if (
+        before is not None
+        and before.type in (*_OPERATORS, "EQ")
+        and before.end_pos == r.token.start_pos
+    ):
         return None
     if r.open_brackets():
         return errors.assignment_in_expression(r.span())
@@ -313,7 +350,11 @@ def _declaration(r: Refusal) -> Diagnostic | None:
         return errors.trailing_comma(_span(before))
     if before.type == "COMMA" and r.token.type == "PRIMED":
         return errors.primed_name(r.span(), str(r.token))
-    if r.token.type in _SUFFIXES and "COMMA" in r.accepted and (not in_value or r.token.type != "LSQB"):
+    if (
+        r.token.type in _SUFFIXES
+        and "COMMA" in r.accepted
+        and (not in_value or r.token.type != "LSQB")
+    ):
         return errors.suffix_order(r.span())
     if in_value:
         return None
@@ -343,7 +384,9 @@ def _range_inside(r: Refusal, opened: list[int]) -> Diagnostic | None:
     if r.kind_before(opened[-1]) != "IN":
         return None
     commas = sum(t.type == "COMMA" for t in r.tokens[opened[-1] : r.at])
-    if (r.token.type in ("RPAR", "RSQB") and "COMMA" in r.accepted) or (r.token.type == "COMMA" and commas):
+    if (r.token.type in ("RPAR", "RSQB") and "COMMA" in r.accepted) or (
+        r.token.type == "COMMA" and commas
+    ):
         return errors.range_ends(_join(r.tokens[opened[-1]], r.token))
     return None
 
@@ -365,7 +408,9 @@ def _bracket_list(r: Refusal) -> Diagnostic | None:
         return None
     if r.token.type in (*_NAMES, "PRIMED") and "COMMA" in r.accepted:
         return errors.missing_slot_comma(r.span())
-    if "INT" in r.accepted or (before in _NAMES and "RSQB" in r.accepted and r.first.type not in ("KIND", "FN")):
+    if "INT" in r.accepted or (
+        before in _NAMES and "RSQB" in r.accepted and r.first.type not in ("KIND", "FN")
+    ):
         return errors.index_not_literal(r.span())
     if r.token.type in ("INT", "FLOAT"):
         return errors.dimension_not_name(r.span())
@@ -388,7 +433,9 @@ def _missing_operand(r: Refusal) -> Diagnostic | None:
         return errors.missing_expression(_span(before), f"after `{before}`")
     if symbol in (*_OPERATORS, "EQ", "AUGMENTED", "COMMA", "LPAR", "LSQB"):
         if r.token.type in ("RPAR", "RSQB", "COMMA", "EQ", "COLON"):
-            return errors.missing_expression(_join(before, r.token), f"between `{before}` and `{r.token}`")
+            return errors.missing_expression(
+                _join(before, r.token), f"between `{before}` and `{r.token}`"
+            )
         if r.token.type in _OPERATORS:
             return errors.missing_expression(r.span(), f"before `{r.token}`")
     return None
@@ -403,9 +450,10 @@ def _missing_operator(r: Refusal) -> Diagnostic | None:
     if in_expression and r.token.type == "LSQB":
         return errors.index_on_expression(r.span())
     if in_expression and r.token.type in _STARTS_OPERAND:
-        left = str(before) if before.type not in ("RPAR", "RSQB") else "... " + str(before)
-        right = str(r.token) if r.token.type != "LPAR" else "(...)"
-        return errors.missing_operator(_join(before, r.token), left, right)
+        span = _join(before, r.token)
+        if before.type in ("RPAR", "RSQB") or r.token.type == "LPAR":
+            return errors.missing_operator_here(span)
+        return errors.missing_operator(span, str(before), str(r.token))
     return None
 
 

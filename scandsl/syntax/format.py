@@ -25,7 +25,18 @@ COLUMNS: Final = 100
 INDENT: Final = "    "
 
 _NAMES: Final = ("NAME", "UNIT", "COMPLEX")
-_OPERATORS: Final = ("PLUS", "MINUS", "STAR", "SLASH", "PERCENT", "AT", "POW", "COMPARE", "AND", "OR")
+_OPERATORS: Final = (
+    "PLUS",
+    "MINUS",
+    "STAR",
+    "SLASH",
+    "PERCENT",
+    "AT",
+    "POW",
+    "COMPARE",
+    "AND",
+    "OR",
+)
 _BEFORE_UNARY: Final = (*_OPERATORS, "NOT", "LPAR", "LSQB", "COMMA", "EQ", "AUGMENTED")
 _BREAK: Final = re.compile(r"\r\n?|\n")
 
@@ -37,7 +48,9 @@ class _Piece:
     text: str
     space: bool
     cost: int | None = None  # of a line break before it; `None` where none is allowed
-    comments: list[Comment] = field(default_factory=list)  # that stand before it, each ending its line
+    comments: list[Comment] = field(
+        default_factory=list
+    )  # that stand before it, each ending its line
 
 
 @dataclass(slots=True)
@@ -111,7 +124,11 @@ class _Spacer:
             return depth
         if kind in _OPERATORS and not (kind in ("PLUS", "MINUS") and self._sign_follows()):
             return depth + (5 if kind == "POW" else 0)
-        return depth + 8 if self.previous in ("LPAR", "LSQB") and kind not in ("RPAR", "RSQB") else None
+        return (
+            depth + 8
+            if self.previous in ("LPAR", "LSQB") and kind not in ("RPAR", "RSQB")
+            else None
+        )
 
 
 def _pieces(tokens: Sequence[Token], comments: Sequence[Comment], text: str) -> list[_Piece]:
@@ -238,7 +255,12 @@ def _space_out(units: Sequence[_Unit]) -> None:
             unit.blank = True
         if unit.role in ("scan", "fn"):
             head = place
-            while head and units[head - 1].role == "comment" and units[head - 1].depth == 0 and not units[head].blank:
+            while (
+                head
+                and units[head - 1].role == "comment"
+                and units[head - 1].depth == 0
+                and not units[head].blank
+            ):
                 head -= 1
             both = unit.role == "fn" and head and units[head - 1].role == "fn"
             if head and not both:
@@ -298,7 +320,12 @@ def _trail(units: Sequence[_Unit], printed: Sequence[list[str]]) -> None:
     """Put comments behind statements, in one column for neighbours of the same block."""
     run: list[int] = []
     for place, unit in enumerate(units):
-        joins = bool(run) and unit.depth == units[run[-1]].depth and not unit.blank and run[-1] == place - 1
+        joins = (
+            bool(run)
+            and unit.depth == units[run[-1]].depth
+            and not unit.blank
+            and run[-1] == place - 1
+        )
         if run and not (joins and unit.trailing):
             _align(run, units, printed)
             run = []
@@ -308,10 +335,10 @@ def _trail(units: Sequence[_Unit], printed: Sequence[list[str]]) -> None:
 
 
 def _align(run: Sequence[int], units: Sequence[_Unit], printed: Sequence[list[str]]) -> None:
-    column = max((len(printed[place][-1]) for place in run), default=0)
-    for place in run:
-        last = printed[place]
-        last[-1] = f"{last[-1]:<{column}}  {units[place].trailing}"
+    # documentation is one entry of several rows
+    widths = [len(printed[place][-1].rpartition("\n")[2]) for place in run]
+    for place, own in zip(run, widths, strict=True):
+        printed[place][-1] += " " * (max(widths) - own + 2) + units[place].trailing
 
 
 def format_source(source: Source) -> str:

@@ -19,7 +19,9 @@ def grammar_path() -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    raise InternalError("scan.lark is missing from this installation; looked at " + ", ".join(map(str, candidates)))
+    raise InternalError(
+        "scan.lark is missing from this installation; looked at " + ", ".join(map(str, candidates))
+    )
 
 
 @cache

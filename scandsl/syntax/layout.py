@@ -52,19 +52,24 @@ def measure(text: str, lines: Sequence[Line], lenient: bool = False) -> Layout:
         kinds = set(lead)
         if first is None and len(kinds) == 1:
             first = (lead[0], line.lead)
-        if len(kinds) > 1 or (first is not None and kinds and lead[0] != first[0]):
-            note = () if first is None or len(kinds) > 1 else (Note(errors.indented_with(first[0]), first[1]),)
+        mixed = len(kinds) > 1 or (first is not None and bool(kinds) and lead[0] != first[0])
+        if mixed:
+            note = (
+                ()
+                if first is None or len(kinds) > 1
+                else (Note(errors.indented_with(first[0]), first[1]),)
+            )
             found.append(errors.mixed_indentation(line.lead, note))
         columns = width(lead)
         if columns > widths[-1]:
             if opens:
                 widths.append(columns)
-            elif len(kinds) <= 1:  # else the mixture is the fault
+            elif not mixed:
                 found.append(errors.unexpected_indent(line.lead, first=not depths))
         else:
             while widths[-1] > columns:
                 widths.pop()
-            if widths[-1] < columns:
+            if widths[-1] < columns and not mixed:
                 found.append(errors.unmatched_dedent(line.lead))
         if len(widths) > MAX_BLOCKS:
             found.append(errors.blocks_too_deep(line.lead, MAX_BLOCKS))

@@ -61,7 +61,7 @@ def parser() -> Parser:
         maybe_placeholders=False,
         transformer=build.Builder(),
     )
-    return Parser(lark, make_scanner(lark.terminals))
+    return Parser(lark, make_scanner(list(lark.terminals)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +80,15 @@ def _parse_line(line: Line) -> Outcome:
     end = line.tokens[-1].end_pos or 0
     tokens = [*line.tokens, Token("NEWLINE", "", start_pos=end, end_pos=end)]
     try:
-        content: build.Line = parser().lark.parse(tokens, start="line")  # type: ignore[arg-type, assignment]
+        content: build.Line = parser().lark.parse(tokens, start="line")  # type: ignore[assignment]
     except build.Fault as fault:
         return fault.diagnostic, False
     except UnexpectedToken as error:
         at = next((i for i, t in enumerate(tokens) if t is error.token), len(tokens) - 1)
         refusal = Refusal(tokens, at, frozenset(_accepted(tokens, at)))
-        mended = at == len(tokens) - 1 and "COLON" in refusal.accepted and line.tokens[0].type in _BLOCKS
+        mended = (
+            at == len(tokens) - 1 and "COLON" in refusal.accepted and line.tokens[0].type in _BLOCKS
+        )
         return explain(refusal), mended
     return content
 
@@ -96,13 +98,13 @@ def _accepted(tokens: Sequence[Token], at: int) -> set[str]:
     interactive = parser().lark.parse_interactive(start="line")
     for token in tokens[:at]:
         interactive.feed_token(token)
-    return set(interactive.accepts())
+    return set(interactive.accepts())  # type: ignore[no-untyped-call]
 
 
 def _parse_file(lines: Sequence[Line], depths: Sequence[int], length: int) -> ast.File | None:
     """The AST of lines, or `None` if the grammar refuses them."""
     try:
-        file: ast.File = parser().lark.parse(stream(lines, depths), start="file")  # type: ignore[arg-type, assignment]
+        file: ast.File = parser().lark.parse(stream(lines, depths), start="file")  # type: ignore[assignment]
     except (UnexpectedInput, build.Fault):
         return None
     return replace(file, span=Span(0, length))

@@ -44,6 +44,7 @@ class _Entry:
     opens: bool  # a block has to follow
     bad: bool
     depth: int = 0
+    fault: Diagnostic | None = None  # what is wrong with the line by itself
     silent: bool = False  # what hangs on a bad line is not judged
     keep: bool = True
 
@@ -63,10 +64,13 @@ class _Entry:
 class _Salvage:
     """One pass over a refused file."""
 
-    def __init__(self, text: str, lines: Sequence[Line], parse_line: Callable[[Line], Outcome]) -> None:
+    def __init__(
+        self, text: str, lines: Sequence[Line], parse_line: Callable[[Line], Outcome]
+    ) -> None:
         self.text = text
         self.parse_line = parse_line
         self.found: list[Diagnostic] = []
+        self.faults = 0
         self.entries = [self._read(line) for line in lines]
 
     def run(self) -> Kept:
@@ -77,11 +81,14 @@ class _Salvage:
             entry.depth = depth
         self._indent_bodies()
         self._silence()
+        self.found += (e.fault for e in self.entries if e.fault is not None and not e.silent)
         self._places()
         self._bodies()
         self._drop()
         kept = [e for e in self.entries if e.keep]
-        lost = {str(t) for e in self.entries if not e.keep for t in e.line.tokens if t.type == "NAME"}
+        lost = {
+            str(t) for e in self.entries if not e.keep for t in e.line.tokens if t.type == "NAME"
+        }
         lines, depths = tuple(e.line for e in kept), tuple(e.depth for e in kept)
         return Kept(lines, depths, frozenset(lost), tuple(self.found))
 
@@ -90,7 +97,7 @@ class _Salvage:
     def _read(self, line: Line) -> _Entry:
         role = _HEADERS.get(line.tokens[0].type, "simple") if line.tokens else "simple"
         opens = bool(line.tokens) and line.tokens[-1].type == "COLON"
-        if line.broken or not line.tokens or len(self.found) > ENOUGH:
+        if line.broken or not line.tokens or self.faults > ENOUGH:
             line.broken = True
             return _Entry(line, role, opens, bad=True)
         outcome = self.parse_line(line)
@@ -98,13 +105,14 @@ class _Salvage:
             header = isinstance(outcome.content, build.Header)
             return _Entry(line, role, header and outcome.body is None, bad=False)
         diagnostic, mended = outcome
-        self.found.append(diagnostic)
+        self.faults += 1
         if mended:
             end = line.tokens[-1].end_pos or 0
             colon = Token("COLON", ":", start_pos=end, end_pos=end)
-            return _Entry(Line([*line.tokens, colon], line.lead), role, opens=True, bad=False)
+            whole = Line([*line.tokens, colon], line.lead)
+            return _Entry(whole, role, opens=True, bad=False, fault=diagnostic)
         line.broken = True
-        return _Entry(line, role, opens, bad=True)
+        return _Entry(line, role, opens, bad=True, fault=diagnostic)
 
     # ------------------------------------------------------------ places
 
@@ -115,9 +123,16 @@ class _Salvage:
             before = self.entries[place - 1] if place else None
             if entry.role in ("scan", "fn"):
                 header = None
-            elif before is not None and before.role == "scan" and before.opens and entry.depth == before.depth:
+            elif (
+                before is not None
+                and before.role == "scan"
+                and before.opens
+                and entry.depth == before.depth
+            ):
                 header = before
-                self.found.append(errors.body_not_indented(entry.span(), before.title(), before.span()))
+                self.found.append(
+                    errors.body_not_indented(entry.span(), before.title(), before.span())
+                )
             if header is not None:
                 entry.depth += 1
 
@@ -129,7 +144,9 @@ class _Salvage:
                 entry.silent = True
                 continue
             ends_in_colon = bool(entry.line.tokens) and entry.line.tokens[-1].type == "COLON"
-            header = entry.role in ("scan", "for", "every") or (ends_in_colon and entry.role != "fn")
+            header = entry.role in ("scan", "for", "every") or (
+                ends_in_colon and entry.role != "fn"
+            )
             under = entry.depth if entry.bad and not header else None
 
     def _places(self) -> None:
@@ -142,7 +159,9 @@ class _Salvage:
             elif entry.role in ("scan", "fn"):
                 entry.keep = False
                 self._say(entry, errors.nested_definition(self._word(entry), entry.role))
-            elif entry.role == "doc" and not (before is not None and before.role == "scan" and before.opens):
+            elif entry.role == "doc" and not (
+                before is not None and before.role == "scan" and before.opens
+            ):
                 entry.keep = False
                 self._say(entry, errors.doc_outside_scan(entry.span()))
             before = entry
@@ -190,7 +209,9 @@ class _Salvage:
         for entry in self.entries:
             entry.keep = entry.keep and not entry.bad and not entry.silent
         self._drop_blocks()
-        filled: set[int] = set()  # depths at which a statement was kept since the last shallower line
+        filled: set[int] = (
+            set()
+        )  # depths at which a statement was kept since the last shallower line
         for entry in reversed(self.entries):
             if not entry.keep:
                 continue
@@ -214,4 +235,3 @@ class _Salvage:
 def salvage(text: str, lines: Sequence[Line], parse_line: Callable[[Line], Outcome]) -> Kept:
     """Find everything that is wrong, and the part that can be kept."""
     return _Salvage(text, lines, parse_line).run()
-

@@ -117,7 +117,9 @@ class _Cutter:
         self.out = Lines()
         self.pos = 0
         self.line: Line | None = None
-        self.brackets: list[tuple[Token, bool]] = []  # the opening bracket, and whether of an interval
+        self.brackets: list[
+            tuple[Token, bool]
+        ] = []  # the opening bracket, and whether of an interval
         self.row = 0  # where the present physical line starts
         self.row_tokens = 0  # how many tokens the logical line had there
         self.looked_at = -1  # up to where, and with what answer, a declaration was followed last
@@ -142,7 +144,11 @@ class _Cutter:
         kind, value = match.lastgroup or "", match.group()
         # a combining mark or the like may follow a keyword: then it is a longer name
         following = self.text[match.end() : match.end() + 1]
-        if kind in self.scanner.keywords.values() and not following.isascii() and _continues_name(following):
+        if (
+            kind in self.scanner.keywords.values()
+            and not following.isascii()
+            and _continues_name(following)
+        ):
             longer = self.scanner.name.match(self.text, self.pos)
             assert longer is not None
             kind, value = "NAME", longer.group()
@@ -278,8 +284,15 @@ class _Cutter:
             self._report(errors.closes_nothing(_span(token), str(token)))
             return
         opening, interval = self.brackets.pop()
-        if not interval and _OPENING[opening.type] != token.type:
-            self._report(errors.bracket_mismatch(_span(opening), str(opening), _span(token), str(token)))
+        if interval or _OPENING[opening.type] == token.type:
+            return
+        if self.brackets and _OPENING[self.brackets[-1][0].type] == token.type:
+            self.brackets.pop()
+            self._report(errors.never_closed(_span(opening), str(opening)))
+        else:
+            self._report(
+                errors.bracket_mismatch(_span(opening), str(opening), _span(token), str(token))
+            )
 
     def _starts_statement(self, kind: str) -> bool:
         """Whether the present row, inside brackets, can only be the start of another statement."""
@@ -294,7 +307,9 @@ class _Cutter:
         kinds = [t.type for t in self.line.tokens[self.row_tokens :]]
         if kinds[0] not in ("NAME", "UNIT", "COMPLEX"):
             return False
-        return count == 1 or (kinds[1] == "LSQB" and kinds.count("RSQB") == 1 and kinds[-1] == "RSQB")
+        return count == 1 or (
+            kinds[1] == "LSQB" and kinds.count("RSQB") == 1 and kinds[-1] == "RSQB"
+        )
 
     def _split_row(self) -> None:
         """A bracket was never closed: end the logical line before the present row, and read that again."""
