@@ -82,7 +82,10 @@ def test_functions() -> None:
 
 
 def test_blank_lines() -> None:
-    text = "\n\n# top\n\n\n\nfn f(x) = x\nfn g(x) = x\n\n\n\nfn h(x) = x\nscan a:\n\n  input x\n\n\n  y = x\n# of b\nscan b:\n  input x\n\n\n"
+    text = (
+        "\n\n# top\n\n\n\nfn f(x) = x\nfn g(x) = x\n\n\n\nfn h(x) = x\nscan a:\n\n"
+        "  input x\n\n\n  y = x\n# of b\nscan b:\n  input x\n\n\n"
+    )
     assert check(text) == (
         "# top\n\nfn f(x) = x\nfn g(x) = x\n\nfn h(x) = x\n\nscan a:\n    input x\n\n    y = x\n\n"
         "# of b\nscan b:\n    input x\n"
@@ -91,20 +94,28 @@ def test_blank_lines() -> None:
 
 def test_comments_stay_in_their_block() -> None:
     text = (
-        "scan a:\n  # under the header\n  input x  # one\n  long = x # two\n  for i in 3:\n     x = 1\n     # in the loop\n"
-        "  # in the scan\n\n# of b\nscan b: # head\n  input x\n    # odd place\n  y = x\n  # end of b\n# end\n"
+        "scan a:\n  # under the header\n  input x  # one\n  long = x # two\n"
+        "  for i in 3:\n     x = 1\n     # in the loop\n"
+        "  # in the scan\n\n# of b\nscan b: # head\n  input x\n    # odd place\n"
+        "  y = x\n  # end of b\n# end\n"
     )
     assert check(text) == (
-        "scan a:\n    # under the header\n    input x   # one\n    long = x  # two\n    for i in 3:\n        x = 1\n"
-        "        # in the loop\n    # in the scan\n\n# of b\nscan b:  # head\n    input x\n    # odd place\n    y = x\n"
+        "scan a:\n    # under the header\n    input x   # one\n    long = x  # two\n"
+        "    for i in 3:\n        x = 1\n"
+        "        # in the loop\n    # in the scan\n\n# of b\nscan b:  # head\n"
+        "    input x\n    # odd place\n    y = x\n"
         "    # end of b\n\n# end\n"
     )
 
 
 def test_comments_inside_a_statement() -> None:
-    text = "scan a:\n  input q[K],  # query\n     # both\n     k[K]   # key\n  x = max(q, #first\n   k)\n"
+    text = (
+        "scan a:\n  input q[K],  # query\n     # both\n     k[K]   # key\n"
+        "  x = max(q, #first\n   k)\n"
+    )
     assert check(text) == (
-        "scan a:\n    input q[K],  # query\n        # both\n        k[K]  # key\n    x = max(q,  # first\n        k)\n"
+        "scan a:\n    input q[K],  # query\n        # both\n        k[K]  # key\n"
+        "    x = max(q,  # first\n        k)\n"
     )
 
 
@@ -116,7 +127,10 @@ def test_documentation_stays_as_it_is() -> None:
 
 def test_long_lines() -> None:
     name = "quite_a_long_name"
-    text = f"scan a:\n    input {', '.join(f'{name}_{i}[K, V]' for i in range(9))}\n    y = ({' + '.join([name] * 12)})\n"
+    text = (
+        f"scan a:\n    input {', '.join(f'{name}_{i}[K, V]' for i in range(9))}\n"
+        f"    y = ({' + '.join([name] * 12)})\n"
+    )
     out = check(text)
     assert max(map(len, out.splitlines())) <= COLUMNS
     assert len(out.splitlines()) == 7

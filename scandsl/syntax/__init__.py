@@ -1,0 +1,1 @@
+"""From text to AST, and back to canonical text: the only package that knows lark."""

@@ -43,7 +43,7 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Subscript:
-    """`name[slot, slot, ...]`; a slot is an index literal or a name (dimension or loop variable)."""
+    """`name[slot, slot, ...]`; a slot is an index literal, a dimension or a loop variable."""
 
     name: Identifier
     slots: tuple[Slot, ...]

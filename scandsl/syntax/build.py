@@ -1,8 +1,8 @@
 """From grammar rules to AST nodes: one callback per rule, called by lark while it parses.
 
-In: the tokens and nodes of one rule.  Out: a node of `scandsl.syntax.ast` with its exact span, or one
-of the small carriers below for rules that are only part of a node.  Raises `Fault` for what the
-grammar cannot say.  Knows nothing of names or dimensions.
+In: the tokens and nodes of one rule. Out: a node of `scandsl.syntax.ast` with its exact span, or
+one of the small carriers below for rules that are only part of a node. Raises `Fault` for what the
+grammar cannot say. Knows nothing of names or dimensions.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One logical line alone: a header (with `body` if it stands on the same line), or what it holds."""
+    """One logical line alone: a header (`body` is what follows on its line), or what it holds."""
 
     content: Header | Doc | ast.Function | ast.Statement
     body: ast.Statement | None

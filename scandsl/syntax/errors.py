@@ -1,6 +1,6 @@
 """The wording of every error of syntax.
 
-In: places and the few facts that a message needs.  Out: `Diagnostic`s.  Nothing is decided here: who
+In: places and the few facts that a message needs. Out: `Diagnostic`s. Nothing is decided here: who
 finds the fault says which one it is.
 """
 
@@ -15,7 +15,8 @@ LOOK_ALIKES: Final = {
     "×": "*", "∗": "*", "·": "*", "⋅": "*", "∘": "*", "⊙": "*", "•": "*",
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "÷": "/", "∕": "/", "⁄": "/",
     "≤": "<=", "≥": ">=", "≠": "!=", "⩽": "<=", "⩾": ">=", "≔": "=",
-    "（": "(", "）": ")", "［": "[", "］": "]", "，": ",", "：": ":", "＝": "=", "＋": "+", "－": "-",
+    "（": "(", "）": ")", "［": "[", "］": "]", "，": ",", "：": ":", "＝": "=", "＋": "+",
+    "－": "-",
     "＊": "*", "／": "/", "＠": "@", "＜": "<", "＞": ">", "；": ",", "、": ",", "‚": ",", "꞉": ":",
     "\u00a0": " ", "\u2002": " ", "\u2003": " ", "\u2009": " ", "\u202f": " ", "\u3000": " ",
     "\u200b": " ", "\ufeff": " ", "\u2028": " ", "\u2029": " ", "\u0085": " ", "\x0b": " ",
@@ -204,7 +205,7 @@ def unmatched_dedent(span: Span) -> Diagnostic:
 
 def outside_scan(span: Span) -> Diagnostic:
     """A statement at the left margin."""
-    mend = "statements belong under `scan name:`, indented; only `scan` and `fn` start at the left margin"
+    mend = "it belongs under `scan name:`, indented; at the left margin start only `scan` and `fn`"
     return Diagnostic("this statement stands outside a scan", span, (mend,))
 
 

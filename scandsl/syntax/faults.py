@@ -1,8 +1,8 @@
 """From lark's refusal of one logical line to what the reader did wrong.
 
-In: the tokens of the line, which one was refused, and which would have been accepted.  Out: one
-`Diagnostic`.  Rules are tried in order, the most telling first; each looks at the line and says what
-it means, or passes.  The wording is in `scandsl.syntax.errors`.
+In: the tokens of the line, which one was refused, and which would have been accepted. Out: one
+`Diagnostic`. Rules are tried in order, the most telling first; each looks at the line and says what
+it means, or passes. The wording is in `scandsl.syntax.errors`.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ _STATEMENT_WORDS: Final = (
     "scan", "fn", "input", "param", "scalar", "static", "state", "output", "for", "every",
 )  # fmt: skip
 _SHOWN: Final = {
-    "NAME": "a name", "PRIMED": "a dimension", "INT": "a whole number", "FLOAT": "a number", "NEWLINE": "the end of the line",
-    "EQ": "`=`", "COMMA": "`,`", "COLON": "`:`", "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`", "RSQB": "`]`",
-    "IN": "`in`", "COMPLEX": "`complex`", "UNIT": "`unit`",
+    "NAME": "a name", "PRIMED": "a dimension", "INT": "a whole number", "FLOAT": "a number",
+    "NEWLINE": "the end of the line", "EQ": "`=`", "COMMA": "`,`", "COLON": "`:`",
+    "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`", "RSQB": "`]`", "IN": "`in`",
+    "COMPLEX": "`complex`", "UNIT": "`unit`",
 }  # fmt: skip
 
 
@@ -345,11 +346,16 @@ def _declaration(r: Refusal) -> Diagnostic | None:
         return errors.bad_range(r.span() if r.token.type != "NEWLINE" else _span(before))
     if before.type == "COLON":
         return errors.only_complex(r.span())
-    in_value = any(t.type == "EQ" for t in _present_item(r))
     if before.type == "COMMA" and r.token.type in ("NEWLINE", *_WORDS):
         return errors.trailing_comma(_span(before))
     if before.type == "COMMA" and r.token.type == "PRIMED":
         return errors.primed_name(r.span(), str(r.token))
+    return _suffix(r, before)
+
+
+def _suffix(r: Refusal, before: Token) -> Diagnostic | None:
+    """Behind a declared name, outside brackets."""
+    in_value = any(t.type == "EQ" for t in _present_item(r))
     if (
         r.token.type in _SUFFIXES
         and "COMMA" in r.accepted
@@ -422,7 +428,7 @@ def _bracket_list(r: Refusal) -> Diagnostic | None:
 def _missing_operand(r: Refusal) -> Diagnostic | None:
     """An operator, a comma or a bracket with nothing where an expression has to stand."""
     before = r.previous
-    if before is None or "INT" not in r.accepted and "NAME" not in r.accepted:
+    if before is None or not {"INT", "NAME"} & r.accepted:
         return None
     symbol = before.type
     if symbol == "LPAR" and r.token.type == "RPAR":
@@ -476,8 +482,9 @@ def _generic(r: Refusal) -> Diagnostic:
 
 
 _RULES: Final[tuple[_Rule, ...]] = (
-    _reserved, _start_of_line, _unknown_word, _conditional, _header, _foreign_operator, _not_an_assignment,
-    _equals_inside, _bracket_list, _declaration, _missing_operand, _missing_operator, _rest,
+    _reserved, _start_of_line, _unknown_word, _conditional, _header, _foreign_operator,
+    _not_an_assignment, _equals_inside, _bracket_list, _declaration, _missing_operand,
+    _missing_operator, _rest,
 )  # fmt: skip
 
 

@@ -1,10 +1,10 @@
 """From any well-formed text to its canonical text.
 
-In: a `Source`.  Out: text with the same tokens and comments and with one way of spacing: four spaces
-per level, one space around operators, comments of neighbouring lines in one column, one blank line around scans, at most one elsewhere, bodies on
-lines of their own, lines of at most 100 columns where a break is allowed.  Documentation stays as it is,
-numbers as they were written.  Works on tokens, since the AST holds no comments; raises `ScanError` for
-a text that does not parse.
+In: a `Source`. Out: text with the same tokens and comments and with one way of spacing: four spaces
+per level, one space around operators, comments of neighbouring lines in one column, one blank line
+around scans, at most one elsewhere, bodies on lines of their own, lines of at most 100 columns
+where a break is allowed. Documentation stays as it is, numbers as they were written. Works on
+tokens, since the AST holds no comments; raises `ScanError` for a text that does not parse.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _BREAK: Final = re.compile(r"\r\n?|\n")
 
 @dataclass(slots=True)
 class _Piece:
-    """A token as printed: its text, the space before it, how deep in brackets, and what a break costs."""
+    """A token as printed, with what may come before it: a space, a line break, comments."""
 
     text: str
     space: bool
@@ -114,7 +114,7 @@ class _Spacer:
         return True
 
     def _cost(self, kind: str) -> int | None:
-        """Breaks belong after commas, before operators and, at a pinch, after an opening bracket."""
+        """Breaks come after commas, before operators and, at a pinch, after an opening bracket."""
         depth = 10 * len(self.brackets)
         if not self.brackets:
             return 0 if self.declaration and self.previous == "COMMA" else None
@@ -271,7 +271,7 @@ def _space_out(units: Sequence[_Unit]) -> None:
 
 
 def _wrap(pieces: Sequence[_Piece], first: str, hanging: str) -> list[str]:
-    """Lines of at most `COLUMNS` where there are breaks; the cheapest break that fits, and the last of those."""
+    """Lines of at most `COLUMNS`, broken at the last of the cheapest places that fit."""
     out: list[str] = []
     lead, rest = first, list(pieces)
     while rest:

@@ -1,8 +1,8 @@
 """What is wrong with a file that the grammar refused, and what can be kept of it.
 
-In: logical lines, and a function that parses one of them alone.  Out: diagnostics for every line that
-is wrong by itself or stands in the wrong place, and the lines that together make a well-formed file.
-A line that cannot be kept takes the block under it along.
+In: logical lines, and a function that parses one of them alone. Out: diagnostics for every line
+that is wrong by itself or stands in the wrong place, and the lines that together make a well-formed
+file. A line that cannot be kept takes the block under it along.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HEADERS: Final = {"SCAN": "scan", "FN": "fn", "FOR": "for", "EVERY": "every", "
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The lines that make a well-formed file, with their depths, and the names in those left out."""
+    """The lines that make a well-formed file, their depths, and the names in those left out."""
 
     lines: tuple[Line, ...]
     depths: tuple[int, ...]

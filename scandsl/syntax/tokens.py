@@ -1,9 +1,10 @@
 """From text to logical lines of tokens.
 
-In: a `Source` and the terminals of the grammar.  Out: `Lines`: the logical lines with their leading
-white space, the comments, and a diagnostic for everything that is no token, for brackets that do not
-match, and for texts beyond the limits below.  A line in which something was wrong is marked `broken`.
-It knows of the syntax only what joins physical lines: brackets, and commas of declarations.
+In: a `Source` and the terminals of the grammar. Out: `Lines`: the logical lines with their leading
+white space, the comments, and a diagnostic for everything that is no token, for brackets that do
+not match, and for texts beyond the limits below. A line in which something was wrong is marked
+`broken`. It knows of the syntax only what joins physical lines: brackets, and commas of
+declarations.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Comment:
 
 @dataclass(slots=True)
 class Line:
-    """A logical line: its tokens (without NEWLINE), the white space before the first, its faults."""
+    """A logical line: its tokens without NEWLINE, and the white space before them."""
 
     tokens: list[Token]
     lead: Span
@@ -312,7 +313,7 @@ class _Cutter:
         )
 
     def _split_row(self) -> None:
-        """A bracket was never closed: end the logical line before the present row, and read that again."""
+        """A bracket was never closed: end the line before the present row, and read that again."""
         assert self.line is not None
         del self.line.tokens[self.row_tokens :]
         while self.brackets and (self.brackets[-1][0].start_pos or 0) >= self.row:
