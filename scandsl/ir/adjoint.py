@@ -45,6 +45,8 @@ from scandsl.ir.nodes import (
     Rename,
     Row,
     Scalar,
+    Segment,
+    SegmentAdjoint,
     Select,
     Size,
     Stack,
@@ -207,7 +209,9 @@ class _Push:
                 return ((x, g),)
             case CumSum(x, dim, reverse, exclusive):
                 return ((x, b.cumsum(g, dim, not reverse, exclusive)),)
-            case Grad():
+            case Segment(x, row, column):
+                return ((x, b.segment_adjoint(g, row, column)),)
+            case Grad() | SegmentAdjoint():
                 raise InternalError("a `grad` has to be expanded before it is differentiated")
             case StopGrad() | Lag() | LagState() | Const() | Size() | Iota() | Time() | Every():
                 return ()

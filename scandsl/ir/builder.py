@@ -39,6 +39,8 @@ from scandsl.ir.nodes import (
     Ref,
     Rename,
     Row,
+    Segment,
+    SegmentAdjoint,
     Select,
     Size,
     Stack,
@@ -354,6 +356,15 @@ class Builder:
     def cumsum(self, x: Ref, dim: str, reverse: bool = False, exclusive: bool = False) -> Ref:
         """Running sum along a dimension."""
         return self.emit(CumSum(x, dim, reverse, exclusive), self.dims_of(x), self.kind_of(x))
+
+    def segment(self, x: Ref, row: str, column: str) -> Ref:
+        """Sums of `x` over stretches of rows."""
+        return self.emit(Segment(x, row, column), (*self.dims_of(x), column), self.kind_of(x))
+
+    def segment_adjoint(self, g: Ref, row: str, column: str) -> Ref:
+        """Transpose of `segment`."""
+        dims = set(self.dims_of(g)) - {column}
+        return self.emit(SegmentAdjoint(g, row, column), dims, self.kind_of(g))
 
     def infinity(self, negative: bool = False) -> Ref:
         """±∞."""

@@ -295,6 +295,28 @@ class CumSum:
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """Sums over stretches of `row`: at `[row i, column j]` the sum of `x` over `j < m ≤ i`.
+
+    −∞ where `i < j`.  Each is summed outward from `j`, so that a logarithm of −∞ or a large one
+    outside the stretch costs nothing.
+    """
+
+    x: Ref
+    row: str
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentAdjoint:
+    """At `row` m the sum of `g` over all stretches `[i, j]` that hold m: `j < m ≤ i`."""
+
+    g: Ref
+    row: str
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """BOOL along the row dimension `dim` of a chunk: this row holds a token of the sequence."""
 
@@ -312,7 +334,7 @@ Op: TypeAlias = (
     Const | Size | Iota | Time | Every | Input | Param | Scalar | Prev
     | Unary | Binary | Cast | Clamp | Where | MakeComplex | StopGrad
     | Contract | Reduce | Normalize | Rename | Select | Insert | Stack | Expand
-    | Lag | LagState | Grad | CumSum | Row | Load
+    | Lag | LagState | Grad | CumSum | Segment | SegmentAdjoint | Row | Load
 )  # fmt: skip
 
 
@@ -434,7 +456,7 @@ class Memory:
 def operands(op: Op) -> tuple[Ref, ...]:
     """The values an operation reads, in order; those of `Lag` and of the leaves included."""
     match op:
-        case Unary(_, x) | Cast(x) | StopGrad(x) | Expand(x) | Lag(x, _) | CumSum(x):
+        case Unary(_, x) | Cast(x) | StopGrad(x) | Expand(x) | Lag(x, _) | CumSum(x) | Segment(x):
             return (x,)
         case Reduce(_, x) | Normalize(_, x) | Rename(x) | Select(x):
             return (x,)
@@ -450,6 +472,8 @@ def operands(op: Op) -> tuple[Ref, ...]:
             return (x, y)
         case Stack(xs):
             return xs
+        case SegmentAdjoint(g):
+            return (g,)
         case Grad(e, wrt):
             return (e, wrt)
         case _:

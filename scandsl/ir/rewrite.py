@@ -20,6 +20,8 @@ from scandsl.ir.nodes import (
     Reduce,
     Ref,
     Rename,
+    Segment,
+    SegmentAdjoint,
     Select,
     Stack,
     StopGrad,
@@ -63,6 +65,10 @@ def with_operands(op: Op, refs: Sequence[Ref]) -> Op:  # noqa: C901 - one line p
             return Expand(refs[0])
         case CumSum(_, dim, reverse, exclusive):
             return CumSum(refs[0], dim, reverse, exclusive)
+        case Segment(_, row, column):
+            return Segment(refs[0], row, column)
+        case SegmentAdjoint(_, row, column):
+            return SegmentAdjoint(refs[0], row, column)
         case Lag(_, n):
             return Lag(refs[0], n)
         case Grad():

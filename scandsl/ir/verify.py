@@ -118,7 +118,7 @@ class _Check:
         if value.kind is not kind:
             self.fail(ref, f"kind is {value.kind.value}, expected {kind.value}")
 
-    def expected(self, ref: Ref, value: Value, xs: list[Value]) -> tuple[Dims | list[str], Kind]:
+    def expected(self, ref: Ref, value: Value, xs: list[Value]) -> tuple[Dims | list[str], Kind]:  # noqa: C901 - one line per operation
         """The dimensions and kind that follow from the operands."""
         match value.op:
             case Const() | Size() | Iota() | Time() | Every() | Scalar() | Row() | Load():

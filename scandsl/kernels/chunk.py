@@ -250,16 +250,18 @@ class _Lifter:
         step = self._step_log(state)
         if step is None:
             return b.cast(mask, Kind.REAL)
-        later = b.where(self._lower("gt"), step, b.const(0.0))  # a_m at [m, j], m > j
         everything = _decays(self.events[state])
         after = None if term.after is None else self._column(term.after)
         if _decays(before) == everything:
-            log = self._plus(b.cumsum(later, ROW), after)
+            log = self._plus(b.segment(step, ROW, COLUMN), after)
+            if triangle == "ge":
+                return b.exp(log)
         elif triangle == "ge":
             # every decay comes after the read in its step: Σ_{j≤m<i} a_m
             from_own = b.where(self._lower("ge"), step, b.const(0.0))
             log = b.cumsum(from_own, ROW, exclusive=True)
         else:
+            later = b.where(self._lower("gt"), step, b.const(0.0))  # a_m at [m, j], m > j
             log = self._plus(b.cumsum(later, ROW, exclusive=True), self._sum_logs(before), after)
         assert log is not None
         return b.exp(b.where(mask, log, b.infinity(negative=True)))

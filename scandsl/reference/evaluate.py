@@ -47,6 +47,8 @@ from scandsl.ir.nodes import (
     Rename,
     Row,
     Scalar,
+    Segment,
+    SegmentAdjoint,
     Select,
     Size,
     Stack,
@@ -112,7 +114,7 @@ def evaluate(moment: Moment, known: Known, value: Value) -> Tensor:
             return _dimensional(moment, known, value, value.op)
         case Grad():
             return _gradient(moment, known, value.op)
-        case CumSum() | Row() | Load():
+        case CumSum() | Segment() | SegmentAdjoint() | Row() | Load():
             raise InternalError(f"{type(value.op).__name__} belongs to a chunk, not to a step")
         case _:
             assert_never(value.op)

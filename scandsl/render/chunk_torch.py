@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scandsl.diagnostics import InternalError
-from scandsl.ir.nodes import Dims, Input, Kind, Load, Param, Recurrence, Ref, Row, Scalar, Value, operands
-from scandsl.kernels.backward import Backward, cotangent
+from scandsl.ir.nodes import (
+    Dims,
+    Input,
+    Kind,
+    Load,
+    Output,
+    Param,
+    Ref,
+    Row,
+    Scalar,
+    Tensor,
+    Value,
+    operands,
+)
+from scandsl.kernels.backward import cotangent
 from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram, Split, Store
 from scandsl.kernels.split import split
+from scandsl.render.chunk_form import ChunkForm, call, definition, tuple_of
 from scandsl.render.form import RenderedForm
 from scandsl.render.layout import indented
 from scandsl.render.names import Names
@@ -21,57 +34,21 @@ from scandsl.render.torch_printer import Scope, Text, TorchPrinter
 CHUNK = 64
 
 
-class ChunkTorch:
-    """Writes the torch form of one recurrence; `arguments` maps declared to Python names."""
-
-    def __init__(
-        self,
-        recurrence: Recurrence,
-        arguments: dict[str, str],
-        name: str,
-        forward: ChunkProgram,
-        backward: Backward,
-        uses_time: bool,
-    ) -> None:
-        self.recurrence = recurrence
-        self.arg = arguments
-        self.name = name
-        self.forward = forward
-        self.backward = backward
-        self.uses_time = uses_time
-        self.helpers: set[str] = set()
-        self.tensors = [self._tensor(n) for n in recurrence.arguments]
-        self.inputs = {t.name for t in recurrence.inputs}
-        self.order = {d.name: i for i, d in enumerate(recurrence.dims)}
-
-    def _tensor(self, name: str):  # type: ignore[no-untyped-def]
-        found = [t for t in (*self.recurrence.inputs, *self.recurrence.params) if t.name == name]
-        if not found:
-            raise InternalError(f"no tensor `{name}`")
-        return found[0]
-
-    # ------------------------------------------------------------ names
-
-    def parameters(self) -> list[str]:
-        """What both functions begin with."""
-        out = [self.arg[t.name] for t in self.tensors]
-        out += [self.arg[s.name] for s in self.recurrence.scalars]
-        out += [f"start_{self.arg[s.name]}" for s in self.recurrence.states]
-        if self.uses_time:
-            out.append("start_t")
-        return [*out, "cu_seqlens"]
+class ChunkTorch(ChunkForm):
+    """Writes the torch form of one recurrence."""
 
     def render(self) -> RenderedForm:
         """Both functions."""
         forward, backward = f"_{self.name}_chunk_forward", f"_{self.name}_chunk_backward"
         source = "\n\n\n".join((self._forward(forward), self._backward(backward)))
-        saved = tuple(f"kept_{self.arg[c.name]}" for c in self.forward.carries)
-        return RenderedForm("torch", source + "\n", forward, backward, saved, "")
+        saved = tuple(self.kept(self.forward))
+        return RenderedForm("torch", source + "\n", forward, backward, saved)
 
     # ------------------------------------------------------------ shared pieces
 
     def _canonical(self, dims: Dims) -> Dims:
-        return tuple(sorted(dims, key=self.order.__getitem__))
+        order = [d.name for d in self.recurrence.dims]
+        return tuple(sorted(dims, key=order.index))
 
     def _moved(self, text: str, lead: int, have: Dims, want: Dims) -> str:
         """`text` with its trailing axes in another order."""
@@ -81,41 +58,18 @@ class ChunkTorch:
         return f"{text}.permute({', '.join(map(str, axes))})"
 
     def _prelude(self) -> list[str]:
-        tensors = [self.arg[t.name] for t in self.tensors]
-        lines = [
-            f"dtype = _compute_dtype({', '.join(tensors)})",
-            f"heads = {self._heads()}",
+        first = self.first
+        return [
+            *call("dtype", "_compute_dtype", [self.arg[t.name] for t in self.tensors]),
+            f"heads = {self.heads()}",
+            f"device = {first}.device",
+            f"chunks = _chunks({first}.shape[0], {first}.shape[1], {CHUNK}, cu_seqlens)",
+            *self.size_lines(),
         ]
-        first = self.arg[self.recurrence.inputs[0].name]
-        lines.append(f"device = {first}.device")
-        lines.append(f"chunks = _chunks({first}.shape[0], {first}.shape[1], {CHUNK}, cu_seqlens)")
-        for dim in self.recurrence.dims:
-            if dim.size is None and dim.base is None:
-                lines.append(f"size_{self._dim(dim.name)} = {self._size_of(dim.name)}")
-        return lines
-
-    def _heads(self) -> str:
-        parts = [
-            f"{self.arg[t.name]}.shape[{2 if t.name in self.inputs else 0}]" for t in self.tensors
-        ]
-        return parts[0] if len(parts) == 1 else f"max({', '.join(parts)})"
-
-    def _dim(self, name: str) -> str:
-        return name.replace("'", "_")
-
-    def _size_of(self, dim: str) -> str:
-        for t in self.tensors:
-            if dim in t.dims:
-                lead = 3 if t.name in self.inputs else 1
-                return f"{self.arg[t.name]}.shape[{lead + t.dims.index(dim)}]"
-        raise InternalError(f"dimension `{dim}` has no size")
 
     def _sizes(self) -> dict[str, str]:
         sizes = {ROW: "chunks.size", COLUMN: "chunks.size"}
-        for dim in self.recurrence.dims:
-            base = dim.base or dim.name
-            sizes[dim.name] = str(dim.size) if dim.size is not None else f"size_{self._dim(base)}"
-        return sizes
+        return sizes | {d.name: self.size(d.name) for d in self.recurrence.dims}
 
     def _shape(self, carry: Carry) -> str:
         sizes = self._sizes()
@@ -124,9 +78,8 @@ class ChunkTorch:
 
     def _names(self) -> Names:
         taken = {*self.parameters(), "dtype", "heads", "device", "chunks", "save", "n", "step"}
-        taken |= {"allow_tf32", "math", "torch", "carried"}
-        for dim in self.recurrence.dims:
-            taken.add(f"size_{self._dim(dim.name)}")
+        taken |= {"allow_tf32", "math", "torch", "carried", "kept", "ends", "saved"}
+        taken |= {self.size_name(d.name) for d in self.recurrence.dims}
         return Names(taken)
 
     def _used(self, program: ChunkProgram, refs: Sequence[Ref]) -> list[tuple[Ref, Value]]:
@@ -144,14 +97,14 @@ class ChunkTorch:
             match value.op:
                 case Input(name):
                     arg = self.arg[name]
-                    own = self._tensor(name).dims
+                    own = self.tensor(name).dims
                     text = f"_rows({arg}, chunks, heads, dtype, zero=False)"
                     text = self._moved(text, 4, own, self._canonical(own))
                     leaf[ref] = names.fresh(f"{arg}_rows")
                     lines.append(f"{leaf[ref]} = {text}")
                 case Param(name):
                     arg = self.arg[name]
-                    own = self._tensor(name).dims
+                    own = self.tensor(name).dims
                     leaf[ref] = names.fresh(f"{arg}_heads")
                     text = f"_param({arg}, heads, dtype)"
                     text = self._moved(text, 1, own, self._canonical(own))
@@ -178,7 +131,7 @@ class ChunkTorch:
                     pass
         return lines, leaf
 
-    def _output(self, name: str):  # type: ignore[no-untyped-def]
+    def _output(self, name: str) -> Output:
         return next(o for o in self.recurrence.outputs if cotangent(o.name) == name)
 
     # ------------------------------------------------------------ the three parts
@@ -246,7 +199,7 @@ class ChunkTorch:
                 leaf[ref] = text
         carried = []
         for carry in program.carries:
-            name = names.fresh(f"carry_{self._carry_arg(carry.name)}")
+            name = names.fresh(f"carry_{self.carry_arg(carry.name)}")
             carried.append(name)
             for ref, value in enumerate(program.values):
                 if isinstance(value.op, Load) and value.op.name == carry.name:
@@ -278,9 +231,6 @@ class ChunkTorch:
             return True
         return any(self._has_heads(program, r) for r in _operands(program, ref))
 
-    def _carry_arg(self, name: str) -> str:
-        return self.arg[name] if name in self.arg else f"d_{self.arg[name.removeprefix('d_')]}"
-
     def _body(
         self,
         program: ChunkProgram,
@@ -298,7 +248,7 @@ class ChunkTorch:
         for carry in program.carries:
             for ref, value in enumerate(program.values):
                 if isinstance(value.op, Load) and value.op.name == carry.name:
-                    found[ref] = f"kept_{self._carry_arg(carry.name)}"
+                    found[ref] = f"kept_{self.carry_arg(carry.name)}"
         printer = TorchPrinter(program.values, self._scope({**leaf, **found}, plain), names)
         roots = [x.value for x in program.stores]
         printer.emit(roots)
@@ -312,8 +262,8 @@ class ChunkTorch:
 
     def _run_loop(self, program: ChunkProgram, starts: Sequence[str]) -> list[str]:
         lines: list[str] = []
-        kept_names = [f"kept_{self._carry_arg(c.name)}" for c in program.carries]
-        end_names = [f"end_{self._carry_arg(c.name)}" for c in program.carries]
+        kept_names = self.kept(program)
+        end_names = [f"end_{self.carry_arg(c.name)}" for c in program.carries]
         for carry, start, name in zip(program.carries, starts, end_names, strict=True):
             own = self._canonical(carry.dims)
             lines.append(f"if {start} is None:")
@@ -321,15 +271,10 @@ class ChunkTorch:
             lines.append(f"        ({self._shape(carry)}), dtype=dtype, device=device")
             lines.append("    )")
             lines.append(f"{name} = {self._moved(start, 2, carry.dims, own)}.to(dtype)")
-        comma = "," if len(end_names) == 1 else ""
-        lines += [
-            f"({', '.join(kept_names)}{comma}), ({', '.join(end_names)}{comma}) = _walk(",
-            "    step,",
-            f"    ({', '.join(end_names)}{comma}),",
-            "    chunks,",
-            f"    reverse={program.reverse},",
-            ")",
-        ]
+        arguments = ["step", tuple_of(end_names), "chunks", f"reverse={program.reverse}"]
+        lines += call("kept, ends", "_walk", arguments)
+        lines.append(f"{tuple_of(kept_names)[1:-1]} = kept")
+        lines.append(f"{tuple_of(end_names)[1:-1]} = ends")
         return lines
 
     # ------------------------------------------------------------ functions
@@ -337,36 +282,32 @@ class ChunkTorch:
     def _ends(self, program: ChunkProgram) -> list[str]:
         out = []
         for carry in program.carries:
-            text = f"end_{self._carry_arg(carry.name)}"
+            text = f"end_{self.carry_arg(carry.name)}"
             out.append(self._moved(text, 2, self._canonical(carry.dims), carry.dims))
         return out
 
-    def _stored(self, store: Store, text: str, dtype: str) -> str:
+    def _stored(self, target: str, store: Store, text: str, dtype: str) -> list[str]:
         text = self._moved(text, 4, self._canonical(store.dims), store.dims)
-        return f"_tokens({text}, chunks, heads, {dtype})"
+        return call(target, "_tokens", [text, "chunks", "heads", dtype])
 
     def _forward(self, name: str) -> str:
         names = self._names()
         kept: dict[str, str] = {}
-        starts = [f"start_{self.arg[s.name]}" for s in self.recurrence.states]
         lines = self._prelude()
-        body, texts = self._body(self.forward, names, kept, starts)
+        body, texts = self._body(self.forward, names, kept, self.starts())
         lines += body
-        first = self.arg[self.recurrence.inputs[0].name]
         outputs = []
         for store, text in zip(self.forward.stores, texts, strict=True):
-            target = {Kind.INT: "torch.int64", Kind.BOOL: "torch.bool"}.get(store.kind, f"{first}.dtype")
+            target = {Kind.INT: "torch.int64", Kind.BOOL: "torch.bool"}.get(store.kind, f"{self.first}.dtype")
             var = names.fresh(f"out_{self.arg[store.name]}")
-            lines.append(f"{var} = {self._stored(store, text, target)}")
+            lines += self._stored(var, store, text, target)
             outputs.append(var)
         finals = self._ends(self.forward)
         if self.uses_time:
             finals.append("_end_position(start_t, chunks)")
-        saved = [f"kept_{self.arg[c.name]}" for c in self.forward.carries]
-        lines += [
-            f"return {_tuple(outputs)}, {_tuple(finals)}, {_tuple(saved)} if save else ()",
-        ]
-        head = [f"def {name}({', '.join(self.parameters())}, save, allow_tf32):"]
+        lines.append(f"saved = {tuple_of(self.kept(self.forward))} if save else ()")
+        lines.append(f"return {tuple_of(outputs)}, {tuple_of(finals)}, saved")
+        head = definition(name, [*self.parameters(), "save", "allow_tf32"])
         doc = ['"""All chunks at once; a loop over chunks hands on the states."""', "del allow_tf32"]
         return "\n".join([*head, *indented([*doc, *lines])])
 
@@ -376,7 +317,8 @@ class ChunkTorch:
         kept = {c.name: f"kept_{self.arg[c.name]}" for c in self.forward.carries}
         d_outputs = [f"d_{self.arg[o.name]}" for o in self.recurrence.outputs]
         d_finals = [f"d_end_{self.arg[s.name]}" for s in self.recurrence.states]
-        names.reserve([*kept.values(), *d_outputs, *d_finals])
+        names.reserve([*kept.values(), *d_outputs, *d_finals, "kept", "ends", "gradients"])
+        names.reserve([f"grad_{self.arg[t.name]}" for t in self.tensors])
         lines = self._prelude()
         body, texts = self._body(program, names, kept, d_finals)
         lines += body
@@ -388,28 +330,26 @@ class ChunkTorch:
             if found is None:
                 results.append(f"torch.zeros_like({arg})")
                 continue
-            var = names.fresh(f"grad_{arg}")
-            store, text = found
-            if tensor.name in self.inputs:
-                group = f"_group_sum({self._stored(store, text, 'dtype')}, {arg}.shape[2], 2)"
-            else:
-                moved = self._moved(text, 3, self._canonical(store.dims), store.dims)
-                lines.append(f"{var} = _param_sum({moved}, chunks, heads, {arg})")
-                results.append(var)
-                continue
-            lines.append(f"{var} = {group}.to({arg}.dtype)")
-            results.append(var)
+            lines += self._gradient(f"grad_{arg}", tensor, *found)
+            results.append(f"grad_{arg}")
         ends = self._ends(program)
-        parameters = [*self.parameters(), *[f"kept_{self.arg[c.name]}" for c in self.forward.carries]]
+        parameters = [*self.parameters(), *self.kept(self.forward)]
         parameters += [*d_outputs, *d_finals, "allow_tf32"]
-        lines.append(f"return {_tuple(results)}, {_tuple(ends)}")
-        head = [f"def {name}("] + [f"    {p}," for p in parameters] + ["):"]
+        lines += [f"gradients = {tuple_of(results)}"]
+        lines.append(f"return gradients, {tuple_of(ends)}")
+        head = definition(name, parameters)
         doc = ['"""The same chunks against time; a loop hands on the states\' cotangents."""']
         return "\n".join([*head, *indented([*doc, "del allow_tf32", *lines])])
 
-
-def _tuple(items: Sequence[str]) -> str:
-    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+    def _gradient(self, target: str, tensor: Tensor, store: Store, text: str) -> list[str]:
+        """The cotangent of a tensor in its own layout and dtype."""
+        arg = self.arg[tensor.name]
+        if not self.is_input(tensor):
+            moved = self._moved(text, 3, self._canonical(store.dims), store.dims)
+            return call(target, "_param_sum", [moved, "chunks", "heads", arg])
+        lines = self._stored(target, store, text, "dtype")
+        group = f"_group_sum({target}, {arg}.shape[2], 2)"
+        return [*lines, f"{target} = {group}.to({arg}.dtype)"]
 
 
 def _operands(program: ChunkProgram, ref: Ref) -> tuple[Ref, ...]:

@@ -11,9 +11,9 @@ class RenderedForm:
 
     `forward(*tensors, *scalars, *starts, cu_seqlens, save, allow_tf32) -> (outputs, finals, saved)`
     and `backward(*tensors, *scalars, *starts, cu_seqlens, *saved, *d_outputs, *d_finals, allow_tf32)
-    -> (d_tensors, d_starts)`.  `starts` are the state's parts (`None` for a zero start).  `saved`
-    names the tensors that the backward gets; `saved_shapes` is the source of a function with the
-    forward's arguments that gives empty tensors like them.
+    -> (d_tensors, d_starts)`.  `starts` are the state's parts (`None` for a zero start), the position
+    last if it is carried.  `saved` names the tensors that the forward keeps for the backward; without
+    `save` it gives none.
     """
 
     backend: str
@@ -21,4 +21,3 @@ class RenderedForm:
     forward: str
     backward: str
     saved: tuple[str, ...]
-    saved_like: str

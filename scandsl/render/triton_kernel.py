@@ -248,7 +248,8 @@ class KernelRenderer:
     def _kept(self, name: str, dims: Dims) -> Tile:
         n = self.names.tensor(name)
         own = self.kept[name].dims
-        pointer = f"kept_{n}_ptr + {self._offset(self._kept_base(own), own, own, rows=False)}"
+        base = self.printer.assign(self._kept_base(own), f"{n}_at")
+        pointer = f"kept_{n}_ptr + {self._offset(base, own, own, rows=False)}"
         return self._loaded(n, pointer, self._mask(own, rows=False), dims)
 
     def _kept_base(self, dims: Dims) -> str:
@@ -306,15 +307,20 @@ class KernelRenderer:
         out: list[str] = []
         for carry in self.kernel.carries:
             n = self.names.tensor(carry.name)
-            offset = self._offset(self._seq_base(carry.dims), carry.dims, carry.dims, rows=False)
+            base = f"{n}_seq"
+            self.printer.taken.add(base)
+            offset = self._offset(base, carry.dims, carry.dims, rows=False)
             mask = self._mask(carry.dims, rows=False)
-            masked = f", mask={mask}, other=0.0" if mask else ""
             shape = self.printer.shape(tuple(d for d in self.printer.axis if d in carry.dims))
-            load = f"{n} = tl.load(start_{n}_ptr + {offset}{masked})"
+            load = [f"{n} = tl.load("]
+            load += [f"    start_{n}_ptr + {offset},"]
+            load += [f"    mask={mask},", "    other=0.0,"] if mask else []
+            load += [").to(tl.float32)"]
             zero = f"{n} = tl.zeros({shape}, dtype=tl.float32)" if carry.dims else f"{n} = 0.0"
             if not carry.dims:
                 zero = f"{n} = tl.sum(tl.zeros([CHUNK], dtype=tl.float32))"
-            out += [f"if HAS_start_{n}:", f"    {load}.to(tl.float32)", "else:", f"    {zero}"]
+            out += [f"{base} = {self._seq_base(carry.dims)}"]
+            out += [f"if HAS_start_{n}:", *(f"    {x}" for x in load), "else:", f"    {zero}"]
         return out
 
     def _loop_body(self) -> list[str]:
@@ -322,7 +328,7 @@ class KernelRenderer:
         for carry in self.kernel.carries:
             n = self.names.tensor(carry.name)
             p.taken.add(n)
-            base = self._kept_base(carry.dims)
+            base = p.assign(self._kept_base(carry.dims), f"{n}_at")
             self._store_carry(f"kept_{n}_ptr", base, carry, n)
         p.run(self.kernel.refs)
         for carry in self.kernel.carries:
@@ -343,7 +349,7 @@ class KernelRenderer:
     def _finish_carries(self) -> list[str]:
         for carry in self.kernel.carries:
             n = self.names.tensor(carry.name)
-            self._store_carry(f"end_{n}_ptr", self._seq_base(carry.dims), carry, n)
+            self._store_carry(f"end_{n}_ptr", f"{n}_seq", carry, n)
         body, self.printer.lines = self.printer.lines, []
         return body
 
@@ -360,7 +366,8 @@ class KernelRenderer:
                 where = self._offset(base, store.dims, store.dims, rows=True)
                 mask = self._mask((ROW, *store.dims), rows=True)
             else:
-                where = self._offset(self._kept_base(store.dims), store.dims, store.dims, rows=False)
+                base = self.printer.assign(self._kept_base(store.dims), f"{n}_at")
+                where = self._offset(base, store.dims, store.dims, rows=False)
                 mask = self._mask(store.dims, rows=False)
             self._store(f"{n}_ptr + {where}", value, self._and(first, mask))
         body, p.lines = p.lines, []

@@ -41,6 +41,8 @@ from scandsl.ir.nodes import (
     Rename,
     Row,
     Scalar,
+    Segment,
+    SegmentAdjoint,
     Select,
     Size,
     Stack,
@@ -223,6 +225,10 @@ class TritonPrinter:
                 return Tile(text, False, own | zero)
             case CumSum(x, dim, reverse, exclusive):
                 return self._cumsum(x, dim, reverse, exclusive)
+            case Segment(x):
+                return self._segment(x)
+            case SegmentAdjoint(g):
+                return self._segment_adjoint(g)
             case Select(x, dim, index):
                 return self._select(x, dim, index)
             case Insert(x, dim, index, y):
@@ -416,6 +422,18 @@ class TritonPrinter:
             power = f"{power} / ({self._size(op.over)})"
         root = self.assign(f"tl.rsqrt({power} + {op.eps!r})")
         return Tile(f"({x} * {self._spread(root, kept, dims)})", False, clean | frozenset(op.over))
+
+    def _segment(self, x: Ref) -> Tile:
+        later = self.assign(f"tl.where(i[:, None] > i[None, :], {self.named(x)}[:, None], 0.0)")
+        total = self.assign(f"tl.cumsum({later}, 0)")
+        text = f'tl.where(i[:, None] >= i[None, :], {total}, float("-inf"))'
+        return Tile(text, False, frozenset())
+
+    def _segment_adjoint(self, g: Ref) -> Tile:
+        lower = self.assign(f"tl.where(i[:, None] >= i[None, :], {self.tiles[g].text}, 0.0)")
+        total = self.assign(f"tl.cumsum({lower}, 0, reverse=True)")
+        text = f"tl.sum(tl.where(i[:, None] > i[None, :], {total}, 0.0), 1)"
+        return Tile(text, False, frozenset())
 
     def _cumsum(self, x: Ref, dim: str, reverse: bool, exclusive: bool) -> Tile:
         dims = self.dims(x)

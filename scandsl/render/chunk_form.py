@@ -1,0 +1,124 @@
+"""What the torch and the Triton text of the chunked form have in common: names, sizes, parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from scandsl.diagnostics import InternalError
+from scandsl.ir.nodes import Recurrence, Tensor, uses_time
+from scandsl.kernels.backward import Backward
+from scandsl.kernels.program import ChunkProgram
+
+
+@dataclass(slots=True)
+class ChunkForm:
+    """One recurrence with its chunk programs; `arg` maps declared to Python names."""
+
+    recurrence: Recurrence
+    arg: dict[str, str]
+    name: str
+    forward: ChunkProgram
+    backward: Backward
+    helpers: set[str] = field(default_factory=set)
+
+    @property
+    def uses_time(self) -> bool:
+        """Whether the position is part of the carried state."""
+        return uses_time(self.recurrence)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Inputs and params in the order of declaration."""
+        by_name = {t.name: t for t in (*self.recurrence.inputs, *self.recurrence.params)}
+        return [by_name[n] for n in self.recurrence.arguments]
+
+    def tensor(self, name: str) -> Tensor:
+        """A declared tensor."""
+        return next(t for t in self.tensors if t.name == name)
+
+    def is_input(self, tensor: Tensor) -> bool:
+        """Whether a tensor varies with time."""
+        return any(t.name == tensor.name for t in self.recurrence.inputs)
+
+    def head_axis(self, tensor: Tensor) -> int:
+        """The axis of a tensor that counts its heads."""
+        return 2 if self.is_input(tensor) else 0
+
+    @property
+    def first(self) -> str:
+        """The first input, which gives batch, length, device and the outputs' dtype."""
+        return self.arg[self.recurrence.inputs[0].name]
+
+    def parameters(self) -> list[str]:
+        """What both functions begin with."""
+        out = [self.arg[t.name] for t in self.tensors]
+        out += [self.arg[s.name] for s in self.recurrence.scalars]
+        out += self.starts()
+        if self.uses_time:
+            out.append("start_t")
+        return [*out, "cu_seqlens"]
+
+    def starts(self) -> list[str]:
+        """The names of the initial states."""
+        return [f"start_{self.arg[s.name]}" for s in self.recurrence.states]
+
+    def carry_arg(self, name: str) -> str:
+        """The Python name of a state, or of its cotangent."""
+        return self.arg[name] if name in self.arg else f"d_{self.arg[name.removeprefix('d_')]}"
+
+    def kept(self, program: ChunkProgram) -> list[str]:
+        """The names of what every chunk is handed."""
+        return [f"kept_{self.carry_arg(c.name)}" for c in program.carries]
+
+    def heads(self) -> str:
+        """An expression for the number of heads."""
+        parts = [f"{self.arg[t.name]}.shape[{self.head_axis(t)}]" for t in self.tensors]
+        return parts[0] if len(parts) == 1 else f"max({', '.join(parts)})"
+
+    def size_name(self, dim: str) -> str:
+        """The local variable that holds the size of a dimension."""
+        text = "".join(c if c.isalnum() or c == "_" else "_" for c in dim)
+        return f"size_{text}"
+
+    def size(self, dim: str) -> str:
+        """The size of a dimension as text."""
+        declared = next(d for d in self.recurrence.dims if d.name == dim)
+        return str(declared.size) if declared.size is not None else self.size_name(declared.base or dim)
+
+    def size_lines(self) -> list[str]:
+        """Statements that read the sizes off the tensors."""
+        lines = []
+        for dim in self.recurrence.dims:
+            if dim.size is None and dim.base is None:
+                lines.append(f"{self.size_name(dim.name)} = {self._size_of(dim.name)}")
+        return lines
+
+    def _size_of(self, dim: str) -> str:
+        family = {d.name for d in self.recurrence.dims if dim in (d.name, d.base)}
+        for tensor in self.tensors:
+            for place, name in enumerate(tensor.dims):
+                if name in family:
+                    return f"{self.arg[tensor.name]}.shape[{self.head_axis(tensor) + 1 + place}]"
+        raise InternalError(f"dimension `{dim}` has no size")
+
+
+def tuple_of(items: Sequence[str]) -> str:
+    """A tuple with its brackets."""
+    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+
+
+def definition(name: str, parameters: Sequence[str]) -> list[str]:
+    """The `def` line, or one line a parameter."""
+    line = f"def {name}({', '.join(parameters)}):"
+    if len(line) <= 88:
+        return [line]
+    return [f"def {name}(", *(f"    {p}," for p in parameters), "):"]
+
+
+def call(target: str, function: str, arguments: Sequence[str]) -> list[str]:
+    """`target = function(arguments)`, or one line an argument."""
+    line = f"{target} = {function}({', '.join(arguments)})"
+    if len(line) <= 84:
+        return [line]
+    return [f"{target} = {function}(", *(f"    {a}," for a in arguments), ")"]

@@ -1,0 +1,245 @@
+"""Renders the chunked form as Triton kernels and the functions that launch them.
+
+In: the forward and backward chunk programs of a recurrence.  Out: the source of the kernels and of
+two functions with the calling convention of `scandsl.render.form`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from scandsl.ir.nodes import Dims, Kind, Tensor
+from scandsl.kernels.backward import cotangent
+from scandsl.kernels.program import Carry, Store
+from scandsl.kernels.schedule import Kernel, schedule
+from scandsl.render.chunk_form import ChunkForm, definition, tuple_of
+from scandsl.render.form import RenderedForm
+from scandsl.render.layout import indented
+from scandsl.render.triton_kernel import KernelRenderer, Names, RenderedKernel
+
+
+class ChunkTriton(ChunkForm):
+    """Writes the Triton form of one recurrence."""
+
+    @property
+    def names(self) -> Names:
+        """ASCII names for use inside kernels."""
+        return Names.of(self.recurrence)
+
+    def render(self) -> RenderedForm:
+        """The kernels and both functions."""
+        forward, backward = f"_{self.name}_triton_forward", f"_{self.name}_triton_backward"
+        outputs = tuple(replace(s, name=cotangent(s.name)) for s in self.forward.stores)
+        first = [self._kernel(k, "forward") for k in schedule(self.forward)]
+        second = [self._kernel(k, "backward") for k in schedule(self.backward.program, outputs)]
+        sources = [k.source.rstrip() for _, k in (*first, *second)]
+        sources += [self._forward(forward, first), self._backward(backward, second)]
+        saved = tuple(self.kept(self.forward))
+        return RenderedForm("triton", "\n\n\n".join(sources) + "\n", forward, backward, saved)
+
+    def _kernel(self, kernel: Kernel, direction: str) -> tuple[Kernel, RenderedKernel]:
+        name = f"_{self.name}_{direction}_{kernel.name}"
+        return kernel, KernelRenderer(self.recurrence, self.names, kernel, name).render()
+
+    # ------------------------------------------------------------ pieces
+
+    def _shape(self, lead: Sequence[str], dims: Dims) -> str:
+        parts = [*lead, *(self.size(d) for d in dims)]
+        return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+
+    def _prelude(self) -> list[str]:
+        args = [self.arg[t.name] for t in self.tensors]
+        lines = ["_load_triton()"]
+        lines += [f"{a} = {a}.contiguous()" for a in args]
+        lines.append(f"heads = {self.heads()}")
+        lines += self.size_lines()
+        vectors = [self.arg[t.name] for t in self.recurrence.inputs if t.dims]
+        lines.append(f"vectors = {tuple_of(vectors)}")
+        lines.append("dot, kept_dtype, precision = _operands(vectors, allow_tf32)")
+        widest = [self.size(d) for d in self._vector_dims()]
+        lines.append(f"chunk_size = _chunk_size({tuple_of(widest)}, kept_dtype)")
+        lines.append(f"batch, tokens = {self.first}.shape[:2]")
+        lines.append("chunks = _chunks(batch, tokens, chunk_size, cu_seqlens)")
+        lines.append("packed = chunks.offsets is not None")
+        lines.append("total = chunks.per_row * (1 if packed else batch)")
+        return lines
+
+    def _vector_dims(self) -> list[str]:
+        used = {d for s in self.recurrence.states for d in s.dims}
+        used |= {d for t in self.recurrence.inputs for d in t.dims}
+        return [d.name for d in self.recurrence.dims if d.name in used and d.size is None]
+
+    def _empty(self, shape: str, dtype: str) -> str:
+        return f"torch.empty({shape}, dtype={dtype}, device={self.first}.device)"
+
+    def _kept_dtype(self, carry: Carry) -> str:
+        return "kept_dtype" if len(carry.dims) >= 2 else "torch.float32"
+
+    # ------------------------------------------------------------ launches
+
+    def _launch(
+        self, kernel: Kernel, rendered: RenderedKernel, texts: dict[str, str]
+    ) -> list[str]:
+        """One launch; `texts` gives what the caller calls each pointer."""
+        limit = "_LOOP_TILE" if kernel.loop else "_CHUNK_TILE"
+        blocks: dict[str, str] = {}
+        lines: list[str] = []
+        tiled = []
+        for dim in rendered.dims:
+            n = self.names.dims[dim]
+            declared = next(d for d in self.recurrence.dims if d.name == dim)
+            size = self.size(dim)
+            if declared.size is not None:
+                blocks[n] = f"_block({size}, least=1)"
+            elif dim in kernel.tiled:
+                blocks[n] = f"_block({size}, {limit})"
+                tiled.append(f"({size}, {blocks[n]})")
+            else:
+                blocks[n] = f"_block({size})"
+        grid0 = "chunks.sequences" if kernel.loop else "total"
+        tiles = f"_tiles({', '.join(tiled)})" if tiled else "1"
+        lines.append(f"grid = ({grid0}, heads, {tiles})")
+        lines.append(f"_kernel({rendered.name})[grid](")
+        for argument in rendered.arguments:
+            lines.append(f"    {argument}={self._argument(argument, kernel, texts, blocks)},")
+        width = ", ".join(
+            blocks[self.names.dims[d]] for d in rendered.dims if self._is_wide(d)
+        )
+        lines.append(f"    num_warps=_warps({width}),")
+        lines.append(f"    num_stages={'2' if kernel.loop else '1'},")
+        lines.append(")")
+        return lines
+
+    def _is_wide(self, dim: str) -> bool:
+        return next(d for d in self.recurrence.dims if d.name == dim).size is None
+
+    def _argument(
+        self, name: str, kernel: Kernel, texts: dict[str, str], blocks: dict[str, str]
+    ) -> str:
+        if name in texts:
+            return texts[name]
+        fixed = {
+            "TOKENS": "tokens", "CHUNKS": "chunks.per_row", "HEADS": "heads",
+            "CHUNK": "chunk_size", "PACKED": "packed", "DOT": "dot", "PRECISION": "precision",
+            "starts_ptr": "chunks.offsets" if kernel.loop else "chunks.starts",
+            "counts_ptr": "chunks.counts", "first_chunks_ptr": "chunks.first_chunks",
+            "position_ptr": "start_t", "seqs_ptr": "chunks.owners", "locals_ptr": "chunks.places",
+        }  # fmt: skip
+        if name in fixed:
+            return fixed[name]
+        kind, _, rest = name.partition("_")
+        if kind == "BLOCK":
+            return blocks[rest]
+        if kind == "size":
+            dim = next(d for d, n in self.names.dims.items() if n == rest)
+            return self.size(dim)
+        if kind == "HAS":
+            return f"{texts[rest + '_ptr']} is not None"
+        if kind == "heads":
+            tensor = next(t for t in self.tensors if self.names.tensor(t.name) == rest)
+            return f"{self.arg[tensor.name]}.shape[{self.head_axis(tensor)}]"
+        scalar = next(s for s in self.recurrence.scalars if self.names.tensor(s.name) == name)
+        return self.arg[scalar.name]
+
+    def _tensor_texts(self) -> dict[str, str]:
+        return {f"{self.names.tensor(t.name)}_ptr": self.arg[t.name] for t in self.tensors}
+
+    def _allocate_carries(
+        self, carries: Sequence[Carry], starts: Sequence[str], texts: dict[str, str]
+    ) -> tuple[list[str], list[str]]:
+        """Buffers of what the loop keeps and leaves; the names of the ends."""
+        lines: list[str] = []
+        ends: list[str] = []
+        for carry, start in zip(carries, starts, strict=True):
+            n = self.names.tensor(carry.name)
+            arg = self.carry_arg(carry.name)
+            kept = self._empty(self._shape(("total", "heads"), carry.dims), self._kept_dtype(carry))
+            end_shape = self._shape(("chunks.sequences", "heads"), carry.dims)
+            lines += [f"kept_{arg} = {kept}", f"end_{arg} = {self._empty(end_shape, 'torch.float32')}"]
+            lines.append(f"if {start} is not None:")
+            lines.append(f"    {start} = {start}.contiguous()")
+            texts |= {
+                f"start_{n}_ptr": start,
+                f"kept_{n}_ptr": f"kept_{arg}",
+                f"end_{n}_ptr": f"end_{arg}",
+            }
+            ends.append(f"end_{arg}")
+        return lines, ends
+
+    # ------------------------------------------------------------ functions
+
+    def _forward(self, name: str, kernels: Sequence[tuple[Kernel, RenderedKernel]]) -> str:
+        texts = self._tensor_texts()
+        lines = self._prelude()
+        more, finals = self._allocate_carries(self.forward.carries, self.starts(), texts)
+        lines += more
+        outputs = []
+        for store in self.forward.stores:
+            dtype = {Kind.INT: "torch.int64", Kind.BOOL: "torch.bool"}.get(
+                store.kind, f"{self.first}.dtype"
+            )
+            var = f"out_{self.arg[store.name]}"
+            shape = self._shape(("batch", "tokens", "heads"), store.dims)
+            lines.append(f"{var} = {self._empty(shape, dtype)}")
+            texts[f"{self.names.tensor(store.name)}_ptr"] = var
+            outputs.append(var)
+        for kernel, rendered in kernels:
+            lines += self._launch(kernel, rendered, texts)
+        if self.uses_time:
+            finals.append("_end_position(start_t, chunks)")
+        lines.append(f"saved = {tuple_of(self.kept(self.forward))} if save else ()")
+        lines.append(f"return {tuple_of(outputs)}, {tuple_of(finals)}, saved")
+        head = definition(name, [*self.parameters(), "save", "allow_tf32"])
+        doc = '"""Launches the forward kernels; `saved` holds the states at the start of chunks."""'
+        return "\n".join([*head, *indented([doc, *lines])])
+
+    def _backward(self, name: str, kernels: Sequence[tuple[Kernel, RenderedKernel]]) -> str:
+        program = self.backward.program
+        texts = self._tensor_texts()
+        lines = self._prelude()
+        d_outputs = []
+        for out in self.recurrence.outputs:
+            d_outputs.append(f"d_{self.arg[out.name]}")
+            texts[f"d_{self.names.tensor(out.name)}_ptr"] = d_outputs[-1]
+            lines.append(f"{d_outputs[-1]} = {d_outputs[-1]}.contiguous()")
+        kept = self.kept(self.forward)
+        for state, text in zip(self.recurrence.states, kept, strict=True):
+            texts[f"kept_{self.names.tensor(state.name)}_ptr"] = text
+        d_finals = [f"d_end_{self.arg[s.name]}" for s in self.recurrence.states]
+        more, ends = self._allocate_carries(program.carries, d_finals, texts)
+        lines += more
+        found = {s.name: s for s in program.stores}
+        for tensor in self.tensors:
+            lines += self._gradient_buffer(tensor, found, texts)
+        for kernel, rendered in kernels:
+            lines += self._launch(kernel, rendered, texts)
+        grads = [self._gradient(t, found) for t in self.tensors]
+        lines += ["gradients = (", *(f"    {g}," for g in grads), ")"]
+        lines.append(f"return gradients, {tuple_of(ends)}")
+        parameters = [*self.parameters(), *kept, *d_outputs, *d_finals, "allow_tf32"]
+        head = definition(name, parameters)
+        doc = '"""Launches the backward kernels; shared heads and params are summed at the end."""'
+        return "\n".join([*head, *indented([doc, *lines])])
+
+    def _gradient_buffer(
+        self, tensor: Tensor, found: dict[str, Store], texts: dict[str, str]
+    ) -> list[str]:
+        if cotangent(tensor.name) not in found:
+            return []
+        arg = self.arg[tensor.name]
+        texts[f"d_{self.names.tensor(tensor.name)}_ptr"] = f"d_{arg}"
+        if self.is_input(tensor):
+            shape = self._shape(("batch", "tokens", "heads"), tensor.dims)
+            dtype = f"{arg}.dtype if {arg}.shape[2] == heads else torch.float32"
+            return [f"d_{arg} = {self._empty(shape, dtype)}"]
+        shape = self._shape(("total", "heads"), tensor.dims)
+        return [f"d_{arg} = torch.zeros({shape}, dtype=torch.float32, device={self.first}.device)"]
+
+    def _gradient(self, tensor: Tensor, found: dict[str, Store]) -> str:
+        arg = self.arg[tensor.name]
+        if cotangent(tensor.name) not in found:
+            return f"torch.zeros_like({arg})"
+        if self.is_input(tensor):
+            return f"_group_sum(d_{arg}, {arg}.shape[2], 2).to({arg}.dtype)"
+        return f"_group_sum(d_{arg}.sum(0), {arg}.shape[0], 0).to({arg}.dtype)"
