@@ -37,6 +37,7 @@ from scandsl.ir.nodes import (
     Size,
     Stack,
 )
+from scandsl.ir.verify import verify
 from tests.analysis_tools import agree, replayed
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +70,7 @@ TTT = tuple(n for n in NAMES if "ttt" in n)
 def test_normal_form_computes_the_same_numbers_and_gradients(name: str) -> None:
     found = program(name).recurrence
     assert not any(isinstance(v.op, Grad) for v in found.values)
+    verify(found)
     agree(recurrences()[name], found)
 
 
