@@ -27,9 +27,7 @@ BUILT = {
     "exp(x)": lambda b, t: b.exp(t["x"]),
     "sigmoid(x)": lambda b, t: b.unary("sigmoid", t["x"]),
     "1 - sigmoid(x)": lambda b, t: b.sub(b.const(1), b.unary("sigmoid", t["x"])),
-    "1/(1+exp(-x))": lambda b, t: b.div(
-        b.const(1), b.add(b.const(1), b.exp(b.neg(t["x"])))
-    ),
+    "1/(1+exp(-x))": lambda b, t: b.div(b.const(1), b.add(b.const(1), b.exp(b.neg(t["x"])))),
     "exp(-softplus(x))": lambda b, t: b.exp(b.neg(b.unary("softplus", t["x"]))),
     "p": lambda b, t: t["p"],
     "p * sigmoid(x)": lambda b, t: b.mul(t["p"], b.unary("sigmoid", t["x"])),
