@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from scandsl.diagnostics import Diagnostic, Source
+from scandsl.diagnostics import Diagnostic, ScanError, Source
 
 if TYPE_CHECKING:
     from scandsl.analysis.program import Program
@@ -50,11 +50,18 @@ class Compilation:
 def check(source: Source, settings: Mapping[str, int] | None = None) -> Front:
     """Parse and check: every error that a user can make is raised here, as `ScanError`."""
     from scandsl.check import check_file
-    from scandsl.syntax.parse import parse
+    from scandsl.syntax.parse import recover
 
-    file = parse(source)
-    checked = check_file(file, source, settings or {})
-    return Front(source, file, checked.recurrences, checked.warnings)
+    read = recover(source)
+    if not read.diagnostics:
+        checked = check_file(read.file, source, settings or {})
+        return Front(source, read.file, checked.recurrences, checked.warnings)
+    found = list(read.diagnostics)
+    try:  # what could be read may hold errors of its own: all are reported in one go
+        check_file(read.file, source, settings or {}, read.lost)
+    except ScanError as error:
+        found += error.diagnostics
+    raise ScanError(source, found)
 
 
 def analyse(source: Source, options: Options) -> tuple[Front, tuple[Program, ...]]:

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scandsl.diagnostics import ScanError, Source, Span, render_all
+from scandsl.driver import check
 from scandsl.syntax import ast, grammar_file, tokens
 from scandsl.syntax.ast import (
     Assign,
@@ -364,6 +365,26 @@ def test_the_good_part_is_kept() -> None:
     assert [type(s).__name__ for s in first.body] == ["Declaration", "Declaration"]
     assert len(second.body) == 2
     assert recover(source).lost == {"x", "y", "s"}
+
+
+def test_syntax_and_meaning_are_reported_together() -> None:
+    text = (
+        "scan s:\n    input x, u\n    state h\n    h = 0.5 * h + x\n    y = h +\n"
+        "    z = hh * x + u\n    output o = y + z\n"
+    )
+    with pytest.raises(ScanError) as caught:
+        check(Source("x", text))
+    messages = [d.message for d in caught.value.diagnostics]
+    assert len(messages) == 2  # and none about `y`, whose line could not be read
+    assert messages[0] == "an expression is missing after `+`"
+    assert "`hh`" in messages[1]
+
+
+def test_words_behind_an_endless_documentation_are_lost() -> None:
+    text = (
+        'scan s:\n    input x\n    output y = phi(x)\n\nscan t:\n    """ never\n\nfn phi(x) = x\n'
+    )
+    assert "phi" in recover(Source("x", text)).lost
 
 
 def test_what_is_mended_is_kept() -> None:

@@ -135,7 +135,7 @@ def recover(source: Source) -> Recovery:
     if not found:
         raise InternalError("a file was refused, but nothing in it is wrong")
     rest = _parse_file(kept.lines, kept.depths, len(source.text))
-    return Recovery(rest or empty, found, kept.lost)
+    return Recovery(rest or empty, found, kept.lost | cutting.unread)
 
 
 def parse_recovering(source: Source) -> tuple[ast.File, list[Diagnostic]]:

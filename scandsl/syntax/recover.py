@@ -22,6 +22,7 @@ from scandsl.syntax.tokens import Line
 Outcome: TypeAlias = build.Line | tuple[Diagnostic, bool]
 
 ENOUGH: Final = 200  # findings, after which lines are no longer read one by one
+_NAMES: Final = ("NAME", "PRIMED", "UNIT", "COMPLEX")
 _HEADERS: Final = {"SCAN": "scan", "FN": "fn", "FOR": "for", "EVERY": "every", "DOC": "doc"}
 
 
@@ -86,9 +87,9 @@ class _Salvage:
         self._bodies()
         self._drop()
         kept = [e for e in self.entries if e.keep]
-        lost = {
-            str(t) for e in self.entries if not e.keep for t in e.line.tokens if t.type == "NAME"
-        }
+        left_out = [t for e in self.entries if not e.keep for t in e.line.tokens]
+        lost = {str(t) for t in left_out if t.type in _NAMES}
+        lost |= {name.rstrip("'") for name in lost}
         lines, depths = tuple(e.line for e in kept), tuple(e.depth for e in kept)
         return Kept(lines, depths, frozenset(lost), tuple(self.found))
 

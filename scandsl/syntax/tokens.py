@@ -68,6 +68,7 @@ class Lines:
     lines: list[Line] = field(default_factory=list)
     comments: list[Comment] = field(default_factory=list)
     diagnostics: list[Diagnostic] = field(default_factory=list)
+    unread: frozenset[str] = frozenset()  # words behind documentation that never ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +337,7 @@ class _Cutter:
         rest = self.text[self.pos : self.pos + 3]
         if rest in ('"""', "'''"):
             self._report(errors.unterminated_doc(Span(self.pos, self.pos + 3), rest))
+            self.out.unread = frozenset(re.findall(r"\w+", self.text[self.pos :]))
             self.pos = len(self.text)
         elif char in "'\"":
             match = _STRING.match(self.text, self.pos)
