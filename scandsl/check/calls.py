@@ -225,7 +225,7 @@ def _several(ctx: Context, node: ast.Call, refs: list[Ref]) -> Typed:
 
 def _where(ctx: Context, node: ast.Call, refs: list[Ref]) -> Typed:
     builder = ctx.builder
-    condition = kinds.condition(ctx, refs[0], node.arguments[0].span, "the condition of `where`")
+    condition = kinds.condition(ctx, refs[0], node.arguments[0].span, "`where`")
     branches = refs[1:]
     found = {builder.kind_of(r) for r in branches}
     if found != {Kind.BOOL}:

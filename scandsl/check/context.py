@@ -65,6 +65,7 @@ class Declared:
     statics: Mapping[str, int]
     arguments: tuple[str, ...]
     spans: Mapping[str, Span]
+    doubtful: frozenset[str]  # names that were declared twice
 
     def dims(self, name: str) -> Dims | None:
         """The declared dimensions of a tensor, state or output."""
@@ -135,11 +136,12 @@ class Context:
     loops: dict[str, int] = field(default_factory=dict)
     frames: list[Frame] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
-    wanted: set[str] = field(default_factory=set)  # names that a lag read before assignment
+    wanted: dict[str, Span] = field(default_factory=dict)  # names that a lag read ahead of time
     updated: set[str] = field(default_factory=set)
     ready_scalars: set[str] = field(default_factory=set)
     outputs: dict[str, Ref | None] = field(default_factory=dict)
     seen: set[tuple[Severity, int, int]] = field(default_factory=set)
+    gave_up: bool = False  # an expression was nested too deeply
     lag_depth: int = 0
     depth: int = 0
     work: int = 0

@@ -46,6 +46,7 @@ class _Collector:
     outputs: dict[str, OutputDecl] = field(default_factory=dict)
     statics: dict[str, int] = field(default_factory=dict)
     arguments: list[str] = field(default_factory=list)
+    doubtful: set[str] = field(default_factory=set)
 
 
 def declare(
@@ -71,7 +72,7 @@ def declare(
         _check_whole(out, scan)
     declared = Declared(
         out.inputs, out.params, out.scalars, out.states, out.outputs, out.statics,
-        tuple(out.arguments), out.spans,
+        tuple(out.arguments), out.spans, frozenset(out.doubtful),
     )  # fmt: skip
     return declared, out.dims
 
@@ -147,6 +148,7 @@ def _new_name(out: _Collector, name: ast.Identifier) -> bool:
         return False
     if text in out.spans:
         out.report(errors.duplicate_name(name.span, text, out.spans[text]))
+        out.doubtful.add(text)
         return False
     if text in out.dims.families and text not in out.statics:
         out.report(errors.dim_as_value(name.span, text, out.dim_spans.get(text)))

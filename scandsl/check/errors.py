@@ -122,6 +122,18 @@ def duplicate_name(span: Span, name: str, first: Span) -> Diagnostic:
     return Diagnostic(f"the name `{name}` is declared twice", span, (mend,), (note,))
 
 
+def duplicate_definition(span: Span, name: str, first: Span) -> Diagnostic:
+    """Two scans or functions of one name."""
+    note = Note(f"`{name}` is first defined here", first)
+    mend = "scans and functions of a file share one namespace; choose another name"
+    return Diagnostic(f"the name `{name}` is defined twice", span, (mend,), (note,))
+
+
+def duplicate_parameter(span: Span, name: str) -> Diagnostic:
+    """`fn f(x, x) = …`."""
+    return Diagnostic(f"the parameter `{name}` occurs twice", span, ("choose another name",))
+
+
 def dim_as_value(span: Span, name: str, dim: Span | None) -> Diagnostic:
     """A dimension's name given to a value."""
     notes = (Note(f"`{name}` is a dimension here", dim),) if dim is not None else ()
@@ -290,18 +302,21 @@ def output_twice(span: Span, name: str, first: Span | None) -> Diagnostic:
     return Diagnostic(f"the output `{name}` is assigned twice", span, (mend,), notes)
 
 
-def output_is_local(span: Span, name: str) -> Diagnostic:
+def output_is_local(span: Span, name: str, output: Span) -> Diagnostic:
     """`y = …` and then `output y = …`."""
-    mends = (f"write `output {name} = …` where the local is assigned (it may be used afterwards)",
-             "or give the local another name")  # fmt: skip
-    return Diagnostic(f"the name of the output `{name}` is a local already", span, mends)
+    mends = (
+        f"write `output {name} = …` here (it may be used afterwards)",
+        "or give the local another name",
+    )
+    note = Note(f"`{name}` is declared here", output)
+    return Diagnostic(f"`{name}` is an output, assigned where it is declared", span, mends, (note,))
 
 
 def declaration_in_block(span: Span, kind: str, block: str) -> Diagnostic:
     """`output` inside a loop or an `every` block."""
     where = "an `every` block" if block == "every" else "a loop"
     if kind == "output":
-        mend = f"assign a local inside, and write `output` after {where}"
+        mend = "assign a local inside the block, and write `output` after it"
     else:
         mend = "move it to the top of the scan"
     return Diagnostic(f"{_article(kind)} cannot be declared inside {where}", span, (mend,))
@@ -446,7 +461,6 @@ def shape_mismatch(
     span: Span,
     target: str,
     want: Dims,
-    text: str,
     have: Dims,
     same_size: Callable[[str, str], bool],
 ) -> Diagnostic:
@@ -454,22 +468,17 @@ def shape_mismatch(
     message = f"`{target}` is {_shape(want)}, but this value is {shape_text(have)}"
     extra = [d for d in have if d not in want]
     missing = [d for d in want if d not in have]
-    mends: list[str] = []
     if len(extra) == len(missing) == 1 and same_size(extra[0], missing[0]):
-        mends.append(
-            f"rename `{extra[0]}` to `{missing[0]}` where it is read, as in `h[{missing[0]}]`"
-        )
-    elif extra:
-        over = ", ".join(extra)
-        mends.append(
-            f"sum what is too much, `sum[{over}](…)`, "
-            f"or declare `{target}{shape_text([*want, *extra])}`"
-        )
-    if missing and not mends:
-        mends.append(
-            f"it lacks {_listing(missing)}: only a number fills all dimensions of its target"
-        )
-    return Diagnostic(message, span, tuple(mends))
+        mend = f"rename `{extra[0]}` to `{missing[0]}` where it is read, as in `h[{missing[0]}]`"
+    elif extra and missing:
+        mend = f"it lacks {_listing(missing)} and has {_listing(extra)} too much"
+    elif missing:
+        mend = f"it lacks {_listing(missing)}: only a number fills all dimensions of its target"
+    else:
+        mend = f"sum what is too much, `sum[{', '.join(extra)}](…)`"
+        if "[" not in target:
+            mend += f", or declare `{target}{shape_text([*want, *extra])}`"
+    return Diagnostic(message, span, (mend,))
 
 
 def wider_kind(span: Span, target: str, found: str, want: str) -> Diagnostic:
@@ -488,7 +497,8 @@ def wider_kind(span: Span, target: str, found: str, want: str) -> Diagnostic:
 def too_many_slots(span: Span, name: str, dims: Dims, given: int) -> Diagnostic:
     """`k[K, V]` of a declared `k[K]`."""
     has = f"was declared as {shape_text(dims)}" if dims else "has no dimensions"
-    return Diagnostic(f"`{name}` {has}, but {given} are given here", span)
+    verb = "is" if given == 1 else "are"
+    return Diagnostic(f"`{name}` {has}, but {given} {verb} given here", span)
 
 
 def slot_size(span: Span, name: str, dim: str, new: str) -> Diagnostic:
@@ -648,7 +658,9 @@ def argument_count(
 ) -> Diagnostic:
     """Too few or too many arguments."""
     least, most = counts
-    if least == most:
+    if most == least + 1:
+        wanted = f"{least} or {most} arguments"
+    elif least == most:
         wanted = f"{least} argument" + ("" if least == 1 else "s")
     else:
         wanted = f"{least} to {most} arguments"
@@ -773,14 +785,11 @@ def window_has_dim(span: Span, dim: str, text: str) -> Diagnostic:
     return Diagnostic(f"`{text}` has the dimension `{dim}` already", span, (mend,))
 
 
-def forward_type(span: Span, names: Sequence[str]) -> Diagnostic:
-    """Lags of later locals whose shapes cannot be found."""
-    mend = f"assign it with its dimensions: `{names[0]}[…] = …`"
-    return Diagnostic(
-        f"the dimensions of {_listing(names)} are unknown: a lag reads them too early",
-        span,
-        (mend,),
-    )
+def forward_type(span: Span, name: str) -> Diagnostic:
+    """A lag of a later local whose dimensions cannot be found."""
+    mend = f"assign it with its dimensions: `{name}[…] = …`"
+    message = f"the dimensions of `{name}` cannot be found, because it depends on itself here"
+    return Diagnostic(message, span, (mend,))
 
 
 def grad_target(span: Span, text: str) -> Diagnostic:
@@ -813,11 +822,11 @@ def grad_zero(span: Span, text: str, name: str) -> Diagnostic:
 
 def loop_variable_taken(span: Span, name: str, role: str) -> Diagnostic:
     """A loop variable with a name that is in use."""
-    return Diagnostic(
-        f"`{name}` is {_article(role)} already and cannot be a loop variable",
-        span,
-        ("choose another name",),
-    )
+    if role == "loop variable":
+        message = f"`{name}` is the variable of a loop around this one"
+    else:
+        message = f"`{name}` is {_article(role)} already and cannot be a loop variable"
+    return Diagnostic(message, span, ("choose another name",))
 
 
 def loop_over_unknown(over: ast.Identifier, statics: Sequence[str]) -> Diagnostic:

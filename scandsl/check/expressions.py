@@ -15,7 +15,7 @@ from scandsl.diagnostics import Span
 from scandsl.ir.nodes import Kind
 from scandsl.syntax import ast
 
-MAX_DEPTH = 120
+MAX_DEPTH = 100
 
 MULTIPLICATIVE = ("*", "/", "%", "@")
 
@@ -25,7 +25,9 @@ def evaluate(ctx: Context, expr: ast.Expr) -> Typed:
     expr = strip(expr)
     ctx.spend()
     if ctx.depth >= MAX_DEPTH:
-        ctx.report(errors.too_deep(expr.span))
+        if not ctx.gave_up:
+            ctx.report(errors.too_deep(expr.span))
+        ctx.gave_up = True
         return None
     ctx.depth += 1
     try:

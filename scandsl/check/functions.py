@@ -28,7 +28,7 @@ def collect(items: tuple[ast.Function | ast.Scan, ...], report: Report) -> dict[
         if name in RESERVED:
             report(errors.reserved(item.name.span, name))
         elif name in first:
-            report(errors.duplicate_name(item.name.span, name, first[name]))
+            report(errors.duplicate_definition(item.name.span, name, first[name]))
         elif isinstance(item, ast.Function) and name in SIGNATURES:
             report(errors.shadows_builtin(item.name.span, name))
         else:
@@ -48,7 +48,7 @@ def _parameters(function: ast.Function, report: Report) -> None:
         if name.text in RESERVED:
             report(errors.reserved(name.span, name.text))
         elif name.text in seen:
-            report(errors.duplicate_name(name.span, name.text, seen[name.text]))
+            report(errors.duplicate_parameter(name.span, name.text))
         elif name.text.endswith("'"):
             report(errors.primed_parameter(name.span, name.text))
         seen.setdefault(name.text, name.span)

@@ -103,7 +103,7 @@ def _forward(ctx: Context, name: str, span: Span) -> Typed:
     if not ctx.lag_depth:
         ctx.report(errors.use_before_assignment(span, name, name in ctx.declared.outputs))
         return None
-    ctx.wanted.add(name)
+    ctx.wanted.setdefault(name, span)
     if ctx.expected is None or name not in ctx.expected:
         return None
     expected = ctx.expected[name]

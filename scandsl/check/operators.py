@@ -160,6 +160,11 @@ class Factor:
     before: frozenset[str]  # dimensions of the value to its left
     over: frozenset[str] | None  # the list of `@[W]` before it
 
+    @property
+    def symbol(self) -> str:
+        """The operator as it is written."""
+        return self.op if self.over is None else f"@[{', '.join(sorted(self.over))}]"
+
 
 @dataclass(slots=True)
 class Run:
@@ -191,7 +196,7 @@ class Run:
             if first != second:
                 x = Span(self.factors[0].span.start, self.factors[i - 1].span.end)
                 y = Span(factor.span.start, self.factors[-1].span.end)
-                self._report(ctx, (x, y, new.span), (factor.op, "@"), (first, second))
+                self._report(ctx, (x, y, new.span), (factor.op, new.symbol), (first, second))
                 return False
         return True
 
@@ -208,7 +213,9 @@ class Run:
             if first != second:
                 x = Span(self.factors[0].span.start, self.factors[i - 1].span.end)
                 y = Span(factor.span.start, self.factors[-1].span.end)
-                self._report(ctx, (x, y, new.span), ("@", new.op), (frozenset(first), second))
+                self._report(
+                    ctx, (x, y, new.span), (factor.symbol, new.op), (frozenset(first), second)
+                )
                 return False
             break
         return True

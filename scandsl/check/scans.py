@@ -67,7 +67,7 @@ def check_scan(
     before = len(findings.items)
     declared, dims = declare(syntax, settings, findings.add, whole)
     scan = _Scan(syntax, source, functions, declared, dims)
-    last = _passes(scan)
+    last = _passes(scan, findings)
     if whole:
         _check_use(scan, last, findings)
     for diagnostic in last.ctx.findings.items:
@@ -80,20 +80,23 @@ def check_scan(
 # ---------------------------------------------------------------- passes
 
 
-def _passes(scan: _Scan) -> _Pass:
-    """Passes until the types that forward lags assume are right; most scans need one."""
-    last = _run(scan, {})
+def _passes(scan: _Scan, known: Findings) -> _Pass:
+    """Passes until the types that forward lags assume are right; most scans need one.
+
+    What was found before is not found again.
+    """
+    last = _run(scan, {}, known)
     if not last.ctx.wanted or not last.complete:
         return last
-    expected = _forward_types(_run(scan, None), {})
+    expected = _forward_types(_run(scan, None, known), {})
     for _ in range(MAX_PASSES):
-        last = _run(scan, expected)
+        last = _run(scan, expected, known)
         found = _forward_types(last, expected)
         if found == expected:
             return last
         expected = found
-    span = scan.syntax.name.span
-    last.ctx.report(errors.forward_type(span, sorted(last.ctx.wanted)))
+    name, span = next(iter(last.ctx.wanted.items()))
+    last.ctx.report(errors.forward_type(span, name))
     return last
 
 
@@ -111,7 +114,7 @@ def _forward_types(done: _Pass, before: Mapping[str, ForwardType]) -> dict[str, 
     return out
 
 
-def _run(scan: _Scan, expected: Mapping[str, ForwardType] | None) -> _Pass:
+def _run(scan: _Scan, expected: Mapping[str, ForwardType] | None, known: Findings) -> _Pass:
     """One pass over scalars, initial values and the step."""
     assigned, block_local = _assigned(scan.syntax.body)
     ctx = Context(
@@ -126,6 +129,7 @@ def _run(scan: _Scan, expected: Mapping[str, ForwardType] | None) -> _Pass:
         watched=differentiated(scan.syntax.body),
         written=_written(scan),
         expected=expected,
+        seen={(d.severity, d.span.start, d.span.end) for d in known.items},
     )
     out = _Pass(ctx, {}, {}, True)
     try:

@@ -77,8 +77,7 @@ def fit(ctx: Context, ref: Typed, dims: Dims, kind: Kind | None, span: Span, tar
         ref = builder.cast(ref, kind, span)
     have = builder.dims_of(ref)
     if have and have != ctx.dims.sort(dims):
-        shown = ctx.text(span)
-        ctx.report(errors.shape_mismatch(span, target, dims, shown, have, ctx.dims.same_size))
+        ctx.report(errors.shape_mismatch(span, target, dims, have, ctx.dims.same_size))
         return None
     return builder.expand(ref, dims, span)
 
@@ -109,6 +108,8 @@ def _assign(ctx: Context, node: ast.Assign) -> None:
 def _assignable(ctx: Context, name: ast.Identifier) -> bool:
     """Whether a name may be assigned; reports what it is otherwise."""
     text = name.text
+    if text in ctx.declared.doubtful:
+        return False
     if text == "t" or text in CONSTANTS:
         ctx.report(errors.assign_reserved(name.span, text))
     elif text in ctx.loops:
@@ -116,14 +117,23 @@ def _assignable(ctx: Context, name: ast.Identifier) -> bool:
     elif ctx.dims.knows(text):
         ctx.report(errors.assign_to_dim(name.span, text, text in ctx.declared.statics))
     elif text in ctx.declared.outputs:
-        declared = ctx.declared.spans.get(text)
-        ctx.report(errors.output_twice(name.span, text, declared))
+        _report_output(ctx, name)
     elif text in ctx.declared.params or text in ctx.declared.scalars:
         role = ctx.declared.role(text) or ""
         ctx.report(errors.assign_to(name.span, text, role, ctx.declared.spans.get(text)))
     else:
         return True
     return False
+
+
+def _report_output(ctx: Context, name: ast.Identifier) -> None:
+    """An output's name on the left of an assignment, before or after the output itself."""
+    text = name.text
+    if text in ctx.outputs:
+        ctx.report(errors.output_twice(name.span, text, ctx.declared.spans.get(text)))
+    elif ctx.declared.outputs[text].item.value is not None and text not in ctx.env:
+        ctx.report(errors.output_is_local(name.span, text, ctx.declared.spans[text]))
+        ctx.env[text] = None
 
 
 def _has_index(ctx: Context, target: ast.Target) -> bool:
@@ -257,10 +267,9 @@ def _insert(
 def _declaration(ctx: Context, node: ast.Declaration, block: str | None) -> None:
     if block is not None:
         ctx.report(errors.declaration_in_block(node.span, node.kind, block))
-    if node.kind != "output":
-        return
-    for item in node.items:
-        _output(ctx, item)
+    if node.kind == "output":
+        for item in node.items:
+            _output(ctx, item)
 
 
 def _output(ctx: Context, item: ast.Item) -> None:
@@ -269,10 +278,6 @@ def _output(ctx: Context, item: ast.Item) -> None:
     value = None if item.value is None else evaluate(ctx, item.value)
     if declared is None or declared.item is not item or item.value is None:
         return  # a duplicate, or one without a value: reported with the declarations
-    if name in ctx.env:
-        ctx.report(errors.output_is_local(item.name.span, name))
-        ctx.outputs[name] = None
-        return
     kind = None
     if item.is_complex and value is not None:
         kind = Kind.COMPLEX
@@ -296,7 +301,7 @@ def _loop(ctx: Context, node: ast.For, block: str | None) -> None:
         return
     if ctx.dims.knows(variable):
         role = "dimension"
-    elif variable in ctx.env or variable in ctx.assigned:
+    elif variable in ctx.env:
         role = role or "local"
     if role is not None:
         ctx.report(errors.loop_variable_taken(node.variable.span, variable, role))
@@ -378,7 +383,7 @@ def _merge(ctx: Context, name: str, new: Typed, period: int, node: ast.Every) ->
     have, had = builder.dims_of(new), builder.dims_of(old)
     span = builder.values[new].span
     if have and had and have != had:
-        ctx.report(errors.shape_mismatch(span, name, had, ctx.text(span), have, ctx.dims.same_size))
+        ctx.report(errors.shape_mismatch(span, name, had, have, ctx.dims.same_size))
         ctx.env[name] = None
         return
     if (builder.kind_of(old) is Kind.BOOL) != (builder.kind_of(new) is Kind.BOOL):
