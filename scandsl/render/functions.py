@@ -81,6 +81,18 @@ class _Used(Mapping[str, str]):
         return len(self.inner)
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Which arguments come where: leaves, `middle`, extras, then the leaves in `late`.
+
+    `forced` puts all scalars and the position in, used or not.
+    """
+
+    middle: tuple[str, ...] = ()
+    late: frozenset[str] = frozenset()
+    forced: bool = False
+
+
 @dataclass(slots=True)
 class FunctionPrinter:
     """Prints functions of one scan.  `scalars` maps spec names to the names used in the module.
@@ -98,14 +110,13 @@ class FunctionPrinter:
         name: str,
         doc: str,
         stage: Stage,
-        extra_leaves: Sequence[str] = (),
+        order: Order | None = None,
         autograd: bool = False,
         full: Mapping[str, str] | None = None,
     ) -> Printed:
         """The stage itself.
 
-        `extra_leaves` are arguments besides the leaves that get their own names (`t`); `full` maps
-        results that may lack lead axes to the leaf that has the shape they must have.
+        `full` maps results that may lack lead axes to the leaf that has the shape they must have.
         """
         body = _Body(self, stage, autograd)
         texts = body.printer.emit([ref for _, ref in stage.results])
@@ -118,10 +129,16 @@ class FunctionPrinter:
             if pattern is not None:
                 whole = _spread_over(body, stage, ref, text, body.leaf_name[pattern])
             results.append(whole)
-        return body.finish(name, doc, [*extra_leaves], [r for r, _ in stage.results], results)
+        return body.finish(name, doc, order or Order(), [r for r, _ in stage.results], results)
 
     def backward(
-        self, name: str, doc: str, stage: Stage, wanted: Sequence[str], seeds: Sequence[str]
+        self,
+        name: str,
+        doc: str,
+        stage: Stage,
+        wanted: Sequence[str],
+        seeds: Sequence[str],
+        order: Order | None = None,
     ) -> Printed:
         """Gradients of the leaves `wanted` for gradients of the results `seeds`."""
         builder = Builder(stage.dims, stage.values)
@@ -152,7 +169,7 @@ class FunctionPrinter:
                 text = next(texts)
                 number = body.printer.is_number(root)
                 results.append(f"torch.full_like({pattern}, {text})" if number else text)
-        return body.finish(name, doc, [], [f"d {w}" for w in wanted], results)
+        return body.finish(name, doc, order or Order(), [f"d {w}" for w in wanted], results)
 
 
 class _Body:
@@ -176,8 +193,7 @@ class _Body:
         self.names.reserve({*reserved, *self.sized.text.values()})
         for name, ref in stage.leaves:
             if name not in self.leaf_name:
-                local = "t" if isinstance(stage.values[ref].op, Time) else self.names.fresh(name)
-                self.leaf_name[name] = local
+                self.leaf_name[name] = "t" if name == "t" else self.names.fresh(name)
             self.by_ref[ref] = self.leaf_name[name]
         self.incoming_name = {
             ref: self.names.fresh("d_" + name.split(" ")[-1]) for ref, name in self.incoming.items()
@@ -220,34 +236,32 @@ class _Body:
                 return None
 
     def finish(
-        self,
-        name: str,
-        doc: str,
-        extra_leaves: Sequence[str],
-        names: Sequence[str],
-        results: Sequence[str],
+        self, name: str, doc: str, order: Order, names: Sequence[str], results: Sequence[str]
     ) -> Printed:
         """The function, now that its body is known."""
-        stage = self.stage
         lines, sizes = self._sizes()
         body = [*lines, *self.printer.lines, *returned(list(results))]
-        text = "\n".join(body)
-        extras = [self.owner.scalars[s] for s in self.owner.scalars if s in self.used_scalars]
-        extras += sizes
-        if "like." in text and self.like[0] == "like":
+        scalars = self.owner.scalars
+        numbers = [scalars[s] for s in scalars if order.forced or s in self.used_scalars]
+        extras = [*numbers, *sizes]
+        if self.like[0] == "like" and "like." in "\n".join(body):
             extras.append("like")
-        leaves = list(dict.fromkeys(self.leaf_name[n] for n, _ in stage.leaves))
-        parameters = [f"{n}: Tensor" for n in [*leaves, *extra_leaves]]
+        leaves = dict.fromkeys(n for n, _ in self.stage.leaves)
+        early = [self.leaf_name[n] for n in leaves if n not in order.late]
+        late = [self.leaf_name[n] for n in leaves if n in order.late]
+        parameters = [f"{n}: Tensor" for n in [*early, *order.middle]]
         for extra in extras:
             kind = "Tensor" if extra == "like" else "int" if extra in sizes else "float"
             parameters.append(f"{extra}: {kind}")
-        parameters += [f"{n}: Tensor" for n in self.incoming_name.values()]
+        if order.forced:
+            parameters.append("t: Tensor")
+        parameters += [f"{n}: Tensor" for n in [*late, *self.incoming_name.values()]]
         head = signature(name, parameters, "tuple[Tensor, ...]")
         self.owner.helpers |= self.printer.helpers
         return Printed(
             name,
             (*head, *indented([*docstring(doc), *body])),
-            tuple(leaves),
+            (*early, *late),
             tuple(extras),
             tuple(names),
             frozenset(self.printer.helpers),

@@ -58,6 +58,13 @@ def assigned(targets: Sequence[str], call: str, arguments: Sequence[str], indent
     return [*head, *rest]
 
 
+def tuple_assigned(name: str, items: Sequence[str], indent: int = 4) -> list[str]:
+    """`name = (items)`; one item alone keeps its comma."""
+    if len(items) == 1 and indent + len(name) + len(items[0]) + 6 <= WIDTH:
+        return [f"{name} = ({items[0]},)"]
+    return bracketed(f"{name} = (", items, ")", indent)
+
+
 def signature(name: str, parameters: Sequence[str], result: str, indent: int = 0) -> list[str]:
     """The `def` line or lines."""
     return bracketed(f"def {name}(", parameters, f") -> {result}:", indent)

@@ -366,16 +366,22 @@ def cut_stages(lowered: Lowered) -> Stages:
     frontier = [r for r in cutter.frontier([r for _, r in step_roots], "step") if r not in prev]
     token = [r for r in frontier if cutter.place(r) == "maps"]
     fixed = [r for r in frontier if cutter.place(r) == "constants"]
-    map_roots = dict.fromkeys([*token, *(r for _, r in rest)])
+    wanted = dict.fromkeys([*token, *(r for _, r in rest)])
+    direct = (Input, Param, Time)  # these go from the call to where they are used
+    map_roots = [r for r in wanted if not isinstance(lowered.values[r].op, direct)]
     map_frontier = cutter.frontier(map_roots, "maps")
     leaves = _leaves(cutter, map_roots, lowered)  # the position keeps the name `t`
-    constants = dict.fromkeys([*fixed, *map_frontier])
+    constants = [
+        r
+        for r in dict.fromkeys([*fixed, *map_frontier])
+        if not isinstance(lowered.values[r].op, direct)
+    ]
     params = {
         r: op.name
         for r, op in ((r, v.op) for r, v in enumerate(lowered.values))
         if isinstance(op, Param)
     }
-    params = {r: n for r, n in params.items() if r in _reach(lowered.values, list(constants))}
+    params = {r: n for r, n in params.items() if r in _reach(lowered.values, constants)}
     return Stages(
         constants=cutter.extract([(cutter.name_of(r), r) for r in constants], params),
         maps=cutter.extract(

@@ -35,6 +35,8 @@ from scandsl.ir.nodes import (
     Reduce,
     Ref,
     Rename,
+    Segment,
+    SegmentAdjoint,
     Select,
     Size,
     Stack,
@@ -79,6 +81,7 @@ class Scope:
     device: str = "device"
     comment: Callable[[Value], str | None] | None = None
     autograd: bool = False  # printed for torch's autograd rather than beside a printed adjoint
+    numeric: bool = False  # everything is a Python number
 
 
 def literal(value: bool | int | float) -> Text:
@@ -341,6 +344,10 @@ class TorchPrinter:
                 return self.call("_stack", str(axis), *parts)
             case Expand(x):
                 return self._expand(value, x)
+            case Segment(x):
+                return self.call("_segment_sum", self._text[x].text)
+            case SegmentAdjoint(g):
+                return self.call("_segment_adjoint", self._text[g].text)
             case CumSum(x, dim, reverse, exclusive):
                 axis = value.dims.index(dim) - len(value.dims)
                 return self._cumsum(self._text[x], axis, reverse, exclusive)
@@ -370,6 +377,8 @@ class TorchPrinter:
             return self._pow(x, Text("0.5", number=True))
         if x.number and fn == "rsqrt" and isinstance(_bare(self.values, ref), Size):
             return self._pow(x, Text("-0.5", UNARY, number=True))
+        if x.number and self.scope.numeric and fn in _NUMERIC:
+            return Text(f"{_NUMERIC[fn]}({x.text})", number=True)
         x = self._tensor(x, of.kind)
         function = _FUNCTION[fn]
         return self._strictly(ref, fn, self.call(function, x.text), function, x)
@@ -407,6 +416,8 @@ class TorchPrinter:
     def _stays_number(self, op: Binary) -> bool:
         """Whether an operation on Python numbers gives what torch would give."""
         if op.fn in ("add", "sub", "mul"):
+            return True
+        if self.scope.numeric and op.fn in ("div", "pow", "mod"):
             return True
         base, other = _bare(self.values, op.a), _bare(self.values, op.b)
         if op.fn == "div":
