@@ -227,6 +227,7 @@ def test_load_caches_by_content(good: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     cache = good.parent / "cache"
     monkeypatch.setenv("SCANDSL_CACHE_DIR", str(cache))
+    good.write_text(GOOD.replace("exp(g) * h", "exp(3 * g) * h"))
     first = load(good)
     assert callable(first.leaky)
     assert load(good) is first
