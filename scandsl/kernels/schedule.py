@@ -2,29 +2,17 @@
 
 In: a `ChunkProgram`.  Out: at most two `Kernel`s: one that walks over the chunks of a sequence with
 the carries on chip and keeps what each chunk was handed, and one that runs for all chunks at once from
-what was kept.  Dimensions along which no value of a kernel sums are cut over the grid.
+what was kept.  What may be cut over the grid, `scandsl.kernels.tiling` decides.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from scandsl.ir.nodes import (
-    Contract,
-    CumSum,
-    Dims,
-    Input,
-    Load,
-    Normalize,
-    Param,
-    Reduce,
-    Ref,
-    Rename,
-    Scalar,
-    Value,
-)
+from scandsl.ir.nodes import Dims, Input, Load, Param, Ref, Scalar, Value
 from scandsl.kernels.program import POSITION, Carry, ChunkProgram, Store
 from scandsl.kernels.split import reach
+from scandsl.kernels.tiling import tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +21,8 @@ class Kernel:
 
     `loop`: walks over the chunks of one sequence (grid: sequences, heads, tiles), `carries` in
     registers, storing what each chunk is handed.  Otherwise one program per chunk and head, reading
-    `loads` (carries kept by the loop kernels).  `tiled` dimensions are cut over the third grid axis.
+    `loads` (carries kept by the loop kernels).  `tiled` dimensions are cut over the third grid axis;
+    `partial` gives, for each store in order, those over whose tiles the caller has to sum.
     """
 
     name: str
@@ -48,6 +37,7 @@ class Kernel:
     carries: tuple[Carry, ...]
     stores: tuple[Store, ...]
     tiled: Dims
+    partial: tuple[Dims, ...]
     uses_position: bool
 
 
@@ -74,46 +64,27 @@ def _kernel(program: ChunkProgram, cotangents: tuple[Store, ...], loop: bool) ->
     loaded = [v.op.name for v in values if isinstance(v.op, Load)]
     kept = (*program.carries, *program.saved)
     carried = {c.name for c in carries}
+    tiling = tile(program, refs, [c.next for c in carries])
+    cut = replace(program, values=tiling.values)
     return Kernel(
         name="carry" if loop else "chunk",
-        program=program,
+        program=cut,
         loop=loop,
-        refs=refs,
+        refs=tuple(range(len(cut.values))),
         inputs=_names(values, Input),
         params=_names(values, Param),
         scalars=_names(values, Scalar),
         loads=tuple(c for c in kept if c.name in loaded and c.name not in carried),
         cotangents=tuple(c for c in cotangents if c.name in loaded),
-        carries=carries,
-        stores=stores,
-        tiled=_tileable(program, refs, carries, stores),
+        carries=tuple(replace(c, next=tiling.moved[c.next]) for c in carries),
+        stores=tuple(replace(s, value=tiling.moved[s.value]) for s in stores),
+        tiled=tiling.dims,
+        partial=tuple(
+            tuple(d for d in tiling.dims if d in tiling.partial[s.value]) for s in stores
+        ),
         uses_position=POSITION in loaded,
     )
 
 
 def _names(values: list[Value], kind: type[Input] | type[Param] | type[Scalar]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(v.op.name for v in values if isinstance(v.op, kind)))
-
-
-def _tileable(
-    program: ChunkProgram,
-    refs: tuple[Ref, ...],
-    carries: tuple[Carry, ...],
-    stores: tuple[Store, ...],
-) -> Dims:
-    """Dimensions of the results along which nothing is summed, renamed or ordered."""
-    bound: set[str] = set()
-    for ref in refs:
-        match program.values[ref].op:
-            case Contract(_, _, over) | Reduce(_, _, over) | Normalize(_, _, over):
-                bound.update(over)
-            case CumSum(_, dim):
-                bound.add(dim)
-            case Rename(_, pairs):
-                bound.update(d for pair in pairs for d in pair)
-            case _:
-                pass
-    free: list[str] = []
-    for result in (*carries, *stores):
-        free.extend(d for d in result.dims if d not in bound and d not in free)
-    return tuple(d.name for d in program.dims if d.name in free and d.size is None)

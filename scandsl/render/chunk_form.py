@@ -103,6 +103,34 @@ class ChunkForm:
         raise InternalError(f"dimension `{dim}` has no size")
 
 
+    def saved_shapes(self, name: str, size: str, flat: bool) -> list[str]:
+        """The function that gives shapes and dtypes of the kept carries.
+
+        `flat` ones lie as `[chunks of all rows, H, ...]`, others as `[B, H, chunks of a row, ...]`.
+        """
+        lines = [f"def {name}(sizes: _Sizes, save: bool) -> tuple[tuple[Any, torch.dtype], ...]:"]
+        body = ['"""What the forward keeps for the backward: shapes and dtypes."""']
+        body += ["if not save:", "    return ()", f"count = _chunk_bound(sizes, {size})"]
+        shapes = []
+        for carry in self.forward.carries:
+            wide = len(carry.dims) >= 2
+            base = {d.name: d.base or d.name for d in self.recurrence.dims}
+            order = carry.dims if flat else self.canonical(carry.dims)
+            inner = [f'sizes.dim["{base[d]}"]' for d in order]
+            lead = ["sizes.batch", "sizes.heads", "count"]
+            if flat:
+                lead = ["count if sizes.packed else sizes.batch * count", "sizes.heads"]
+            dtype = "sizes.storage" if flat and wide else "sizes.dtype"
+            shapes.append(f"({tuple_of([*lead, *inner])}, {dtype})")
+        body += ["return (", *(f"    {s}," for s in shapes), ")"]
+        return [*lines, *("    " + x for x in body)]
+
+    def canonical(self, dims: tuple[str, ...]) -> tuple[str, ...]:
+        """Dimensions in the order in which printed values have them."""
+        order = [d.name for d in self.recurrence.dims]
+        return tuple(sorted(dims, key=order.index))
+
+
 def tuple_of(items: Sequence[str]) -> str:
     """A tuple with its brackets."""
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"

@@ -40,15 +40,13 @@ class ChunkTorch(ChunkForm):
     def render(self) -> RenderedForm:
         """Both functions."""
         forward, backward = f"_{self.name}_chunk_forward", f"_{self.name}_chunk_backward"
-        source = "\n\n\n".join((self._forward(forward), self._backward(backward)))
+        shapes = f"_{self.name}_chunk_saved"
+        parts = [self._forward(forward), "\n".join(self.saved_shapes(shapes, str(CHUNK), False))]
+        source = "\n\n\n".join([*parts, self._backward(backward)])
         saved = tuple(self.kept(self.forward))
-        return RenderedForm("torch", source + "\n", forward, backward, saved)
+        return RenderedForm("torch", source + "\n", forward, backward, saved, shapes)
 
     # ------------------------------------------------------------ shared pieces
-
-    def _canonical(self, dims: Dims) -> Dims:
-        order = [d.name for d in self.recurrence.dims]
-        return tuple(sorted(dims, key=order.index))
 
     def _moved(self, text: str, lead: int, have: Dims, want: Dims) -> str:
         """`text` with its trailing axes in another order."""
@@ -99,7 +97,7 @@ class ChunkTorch(ChunkForm):
                     arg = self.arg[name]
                     own = self.tensor(name).dims
                     text = f"_rows({arg}, chunks, heads, dtype, zero=False)"
-                    text = self._moved(text, 4, own, self._canonical(own))
+                    text = self._moved(text, 4, own, self.canonical(own))
                     leaf[ref] = names.fresh(f"{arg}_rows")
                     lines.append(f"{leaf[ref]} = {text}")
                 case Param(name):
@@ -107,7 +105,7 @@ class ChunkTorch(ChunkForm):
                     own = self.tensor(name).dims
                     leaf[ref] = names.fresh(f"{arg}_heads")
                     text = f"_param({arg}, heads, dtype)"
-                    text = self._moved(text, 1, own, self._canonical(own))
+                    text = self._moved(text, 1, own, self.canonical(own))
                     lines.append(f"{leaf[ref]} = {text}.unsqueeze(1)")
                     self.helpers.add("_param")
                 case Row():
@@ -123,7 +121,7 @@ class ChunkTorch(ChunkForm):
                     arg = f"d_{self.arg[out.name]}"
                     leaf[ref] = names.fresh(f"{arg}_rows")
                     text = f"_rows({arg}, chunks, heads, dtype, zero=True)"
-                    text = self._moved(text, 4, out.dims, self._canonical(out.dims))
+                    text = self._moved(text, 4, out.dims, self.canonical(out.dims))
                     lines.append(f"{leaf[ref]} = {text}")
                 case Scalar(name):
                     leaf[ref] = self.arg[name]
@@ -265,7 +263,7 @@ class ChunkTorch(ChunkForm):
         kept_names = self.kept(program)
         end_names = [f"end_{self.carry_arg(c.name)}" for c in program.carries]
         for carry, start, name in zip(program.carries, starts, end_names, strict=True):
-            own = self._canonical(carry.dims)
+            own = self.canonical(carry.dims)
             lines.append(f"if {start} is None:")
             lines.append(f"    {start} = torch.zeros(")
             lines.append(f"        ({self._shape(carry)}), dtype=dtype, device=device")
@@ -283,11 +281,11 @@ class ChunkTorch(ChunkForm):
         out = []
         for carry in program.carries:
             text = f"end_{self.carry_arg(carry.name)}"
-            out.append(self._moved(text, 2, self._canonical(carry.dims), carry.dims))
+            out.append(self._moved(text, 2, self.canonical(carry.dims), carry.dims))
         return out
 
     def _stored(self, target: str, store: Store, text: str, dtype: str) -> list[str]:
-        text = self._moved(text, 4, self._canonical(store.dims), store.dims)
+        text = self._moved(text, 4, self.canonical(store.dims), store.dims)
         return call(target, "_tokens", [text, "chunks", "heads", dtype])
 
     def _forward(self, name: str) -> str:
@@ -345,7 +343,7 @@ class ChunkTorch(ChunkForm):
         """The cotangent of a tensor in its own layout and dtype."""
         arg = self.arg[tensor.name]
         if not self.is_input(tensor):
-            moved = self._moved(text, 3, self._canonical(store.dims), store.dims)
+            moved = self._moved(text, 3, self.canonical(store.dims), store.dims)
             return call(target, "_param_sum", [moved, "chunks", "heads", arg])
         lines = self._stored(target, store, text, "dtype")
         group = f"_group_sum({target}, {arg}.shape[2], 2)"

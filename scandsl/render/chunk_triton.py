@@ -36,7 +36,13 @@ class ChunkTriton(ChunkForm):
         sources = [k.source.rstrip() for _, k in (*first, *second)]
         sources += [self._forward(forward, first), self._backward(backward, second)]
         saved = tuple(self.kept(self.forward))
-        return RenderedForm("triton", "\n\n\n".join(sources) + "\n", forward, backward, saved)
+        shapes = f"_{self.name}_triton_saved"
+        base = {d.name: d.base or d.name for d in self.recurrence.dims}
+        widest = tuple_of([f'sizes.dim["{base[d]}"]' for d in self._vector_dims()])
+        size = f"_chunk_size({widest}, sizes.storage)"
+        sources.append("\n".join(self.saved_shapes(shapes, size, True)))
+        text = "\n\n\n".join(sources) + "\n"
+        return RenderedForm("triton", text, forward, backward, saved, shapes)
 
     def _kernel(self, kernel: Kernel, direction: str) -> tuple[Kernel, RenderedKernel]:
         name = f"_{self.name}_{direction}_{kernel.name}"
@@ -134,6 +140,9 @@ class ChunkTriton(ChunkForm):
         if kind == "size":
             dim = next(d for d, n in self.names.dims.items() if n == rest)
             return self.size(dim)
+        if kind == "part":
+            buffer = texts[f"{rest}_ptr"]
+            return f"{buffer}.stride(0)"
         if kind == "HAS":
             return f"{texts[rest + '_ptr']} is not None"
         if kind == "heads":
@@ -167,6 +176,21 @@ class ChunkTriton(ChunkForm):
             ends.append(f"end_{arg}")
         return lines, ends
 
+    def _parts(self, kernels: Sequence[tuple[Kernel, RenderedKernel]]) -> dict[str, Dims]:
+        """Dimensions over whose tiles each result has to be summed."""
+        out: dict[str, Dims] = {}
+        for kernel, _ in kernels:
+            for store, partial in zip(kernel.stores, kernel.partial, strict=True):
+                out[store.name] = partial
+        return out
+
+    def _split_buffer(self, buffer: str, partial: Dims) -> list[str]:
+        """A buffer for every part of a sum that tiles compute."""
+        if not partial:
+            return []
+        sizes = [f"({self.size(d)}, _block({self.size(d)}, _CHUNK_TILE))" for d in partial]
+        return [f"{buffer} = _split({buffer}, _tiles({', '.join(sizes)}))"]
+
     # ------------------------------------------------------------ functions
 
     def _forward(self, name: str, kernels: Sequence[tuple[Kernel, RenderedKernel]]) -> str:
@@ -184,8 +208,14 @@ class ChunkTriton(ChunkForm):
             lines.append(f"{var} = {self._empty(shape, dtype)}")
             texts[f"{self.names.tensor(store.name)}_ptr"] = var
             outputs.append(var)
+        parts = self._parts(kernels)
+        for store, var in zip(self.forward.stores, outputs, strict=True):
+            lines += self._split_buffer(var, parts.get(store.name, ()))
         for kernel, rendered in kernels:
             lines += self._launch(kernel, rendered, texts)
+        for store, var in zip(self.forward.stores, outputs, strict=True):
+            if parts.get(store.name):
+                lines.append(f"{var} = _joined({var}, {self.first}.dtype)")
         if self.uses_time:
             finals.append("_end_position(start_t, chunks)")
         lines.append(f"saved = {tuple_of(self.kept(self.forward))} if save else ()")
@@ -210,10 +240,18 @@ class ChunkTriton(ChunkForm):
         more, ends = self._allocate_carries(program.carries, d_finals, texts)
         lines += more
         found = {s.name: s for s in program.stores}
+        parts = self._parts(kernels)
         for tensor in self.tensors:
             lines += self._gradient_buffer(tensor, found, texts)
+            if cotangent(tensor.name) in found:
+                cut = parts.get(cotangent(tensor.name), ())
+                lines += self._split_buffer(f"d_{self.arg[tensor.name]}", cut)
         for kernel, rendered in kernels:
             lines += self._launch(kernel, rendered, texts)
+        for tensor in self.tensors:
+            if parts.get(cotangent(tensor.name)):
+                arg = f"d_{self.arg[tensor.name]}"
+                lines.append(f"{arg} = _joined({arg}, {arg}.dtype)")
         grads = [self._gradient(t, found) for t in self.tensors]
         lines += ["gradients = (", *(f"    {g}," for g in grads), ")"]
         lines.append(f"return gradients, {tuple_of(ends)}")

@@ -26,6 +26,7 @@ from scandsl.ir.nodes import (
 )
 from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram
 from scandsl.kernels.schedule import Kernel
+from scandsl.kernels.tiling import FIRST
 from scandsl.render.names import ascii_name
 from scandsl.render.triton_printer import WIDTH, Axis, Tile, TritonPrinter, use_counts
 
@@ -199,6 +200,9 @@ class KernelRenderer:
                 return self._input(name, value.dims)
             case Param(name):
                 return self._param(name, value.dims)
+            case Load(name) if name.startswith(FIRST):
+                dim = self.names.dims[name.removeprefix(FIRST)]
+                return Tile(f"(tile_{dim} == 0)", True, frozenset())
             case Load(name) if name == POSITION:
                 return Tile("position", True, frozenset())
             case Load(name) if name in self.carried:
@@ -356,11 +360,13 @@ class KernelRenderer:
     def _chunk_body(self) -> list[str]:
         p = self.printer
         p.run(self.kernel.refs)
-        for store in self.kernel.stores:
+        for store, partial in zip(self.kernel.stores, self.kernel.partial, strict=True):
             n = self.names.tensor(store.name)
             value = p.named(store.value)
             rows = ROW in self.values[store.value].dims
-            first = self._only_first_tiles(store.dims)
+            first = self._only_first_tiles((*store.dims, *partial))
+            if partial:
+                self._line(f"{n}_ptr += {self._part(partial)} * part_{n}")
             if rows:
                 base = self._row_base(f"{n}", "HEADS", "", store.dims)
                 where = self._offset(base, store.dims, store.dims, rows=True)
@@ -372,6 +378,14 @@ class KernelRenderer:
             self._store(f"{n}_ptr + {where}", value, self._and(first, mask))
         body, p.lines = p.lines, []
         return body
+
+    def _part(self, partial: Dims) -> str:
+        """The number of the part of a sum that this tile computes."""
+        text = ""
+        for dim in partial:
+            n = self.names.dims[dim]
+            text = f"({text} * tiles_{n} + tile_{n})" if text else f"tile_{n}"
+        return f"{text}.to(tl.int64)"
 
     # ------------------------------------------------------------ assembly
 
@@ -385,6 +399,8 @@ class KernelRenderer:
             n = t(carry.name)
             out += [f"start_{n}_ptr", f"kept_{n}_ptr", f"end_{n}_ptr"]
         out += [f"{t(s.name)}_ptr" for s in self.kernel.stores]
+        for store, partial in zip(self.kernel.stores, self.kernel.partial, strict=True):
+            out += [f"part_{t(store.name)}"] if partial else []
         out += [t(s) for s in self.kernel.scalars]
         out += ["starts_ptr", "first_chunks_ptr"] if self.kernel.loop else ["starts_ptr", "counts_ptr"]
         if self.kernel.uses_position:

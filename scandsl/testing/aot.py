@@ -1,0 +1,125 @@
+"""Compiles the Triton kernels of a generated module for a GPU that need not be there.
+
+In: a generated module and one of its Triton functions with arguments on the CPU.  Out: for every
+launch what the compiler says of it.  The module's launches are recorded, not run.  Triton's
+interpreter must be off in the process that calls this.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+_TYPES = {
+    torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16",
+    torch.float64: "*fp64", torch.int64: "*i64", torch.int32: "*i32", torch.bool: "*i1",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One recorded launch: a kernel function, its arguments and its options."""
+
+    function: Callable[..., None]
+    grid: tuple[int, ...]
+    arguments: Mapping[str, Any]
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What a compiled kernel needs of a multiprocessor; `None` where the target does not tell."""
+
+    name: str
+    target: str
+    registers: int | None
+    spilled_bytes: int | None
+    shared_bytes: int
+    matrix_instructions: Mapping[str, int]
+
+
+class _Recorder:
+    def __init__(self, function: Callable[..., None], launches: list[Launch]) -> None:
+        self.function = function
+        self.launches = launches
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def launch(*, num_warps: int = 4, num_stages: int = 2, **arguments: Any) -> None:
+            self.launches.append(Launch(self.function, grid, arguments, num_warps, num_stages))
+
+        return launch
+
+
+def record(module: ModuleType, call: Callable[[], object]) -> list[Launch]:
+    """The launches that `call` makes through a generated module's `_kernel`."""
+    launches: list[Launch] = []
+    original = module._kernel
+    module._kernel = lambda function: _Recorder(function, launches)  # type: ignore[attr-defined]
+    try:
+        call()
+    finally:
+        module._kernel = original  # type: ignore[attr-defined]
+    return launches
+
+
+def compile_launch(launch: Launch, backend: str, arch: int | str) -> Compiled:
+    """Compile one launch for a target such as ("cuda", 90) or ("hip", "gfx942")."""
+    import triton  # noqa: PLC0415 - only where kernels are compiled
+    from triton.backends.compiler import GPUTarget  # noqa: PLC0415
+    from triton.compiler import ASTSource  # noqa: PLC0415
+
+    signature: dict[str, str] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], list[list[object]]] = {}
+    kernel = triton.jit(launch.function)
+    for place, parameter in enumerate(kernel.params):
+        value = launch.arguments[parameter.name]
+        if parameter.is_constexpr or value is None:
+            signature[parameter.name] = "constexpr"
+            constants[(place,)] = value
+        elif isinstance(value, torch.Tensor):
+            signature[parameter.name] = _TYPES[value.dtype]
+            attributes[(place,)] = [["tt.divisibility", 16]]
+        else:
+            signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
+    source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
+    target = GPUTarget(backend, arch, 32 if backend == "cuda" else 64)
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    compiled = triton.compile(source, target=target, options=options)
+    registers, spilled, counts = None, None, {}
+    if backend == "cuda":
+        registers, spilled, counts = _read_binary(compiled.asm["cubin"])
+    return Compiled(
+        launch.function.__name__, f"{backend}:{arch}", registers, spilled,
+        compiled.metadata.shared, counts,
+    )  # fmt: skip
+
+
+def _read_binary(cubin: bytes) -> tuple[int, int, dict[str, int]]:
+    """Registers, bytes of local memory, and matrix instructions of a cubin."""
+    from triton import knobs  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        tool = knobs.nvidia.cuobjdump.path
+        usage = subprocess.run(
+            [tool, "-res-usage", path], capture_output=True, text=True, check=True
+        )
+        text = usage.stdout + usage.stderr
+        sass = subprocess.run([tool, "-sass", path], capture_output=True, text=True, check=True)
+    registers = int(re.findall(r"REG:(\d+)", text)[-1])
+    local = int(re.findall(r"LOCAL:(\d+)", text)[-1]) + int(re.findall(r"STACK:(\d+)", text)[-1])
+    counts: dict[str, int] = {}
+    for name in re.findall(r"\b(HGMMA|HMMA|UTCHMMA|UTCMMA|LDL|STL)\b", sass.stdout):
+        counts[name] = counts.get(name, 0) + 1
+    return registers, local, counts
