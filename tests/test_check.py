@@ -399,9 +399,13 @@ def test_deep_expressions(depth: int) -> None:
 
 
 def test_names_of_python() -> None:
-    step(
-        "input lambda, class, import, __class__\noutput return = lambda * class * import * __class__"
-    )
+    names = "lambda", "class", "import", "__class__"
+    step(f"input {', '.join(names)}\noutput return = {' * '.join(names)}")
+
+
+def test_an_error_in_a_function_is_enough() -> None:
+    with pytest.raises(ScanError, match="unknown function `sqare`"):
+        check("fn f(x) = sqare(x)\nscan step:\n    input x\n    output y = f(x)\n")
 
 
 def test_verify_finds_faults() -> None:

@@ -23,7 +23,7 @@ from scandsl.syntax import ast
 Typed: TypeAlias = Ref | None
 
 # The number of expressions that may be evaluated when loops are unrolled and functions inlined.
-MAX_WORK = 200_000
+MAX_WORK = 60_000
 
 
 class Place(Enum):

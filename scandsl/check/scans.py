@@ -35,11 +35,6 @@ class _Pass:
     inits: dict[str, Ref | None]
     complete: bool
 
-    @property
-    def failed(self) -> bool:
-        """Whether anything in the pass is an error."""
-        return any(d.severity is Severity.ERROR for d in self.ctx.findings.items)
-
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
@@ -64,7 +59,6 @@ def check_scan(
 
     If the syntax is not the whole scan, nothing is said about what it lacks.
     """
-    before = len(findings.items)
     declared, dims = declare(syntax, settings, findings.add, whole)
     scan = _Scan(syntax, source, functions, declared, dims)
     last = _passes(scan, findings)
@@ -72,9 +66,14 @@ def check_scan(
         _check_use(scan, last, findings)
     for diagnostic in last.ctx.findings.items:
         findings.add(diagnostic)
-    if any(d.severity is Severity.ERROR for d in findings.items[before:]):
+    # an error in a function may be the only one, and leaves values missing here
+    if not whole or _failed(findings):
         return None
     return _assemble(scan, last)
+
+
+def _failed(findings: Findings) -> bool:
+    return any(d.severity is Severity.ERROR for d in findings.items)
 
 
 # ---------------------------------------------------------------- passes
@@ -222,7 +221,7 @@ def _check_use(scan: _Scan, last: _Pass, findings: Findings) -> None:
     """Everything declared must serve for something."""
     declared, body = scan.declared, scan.syntax.body
     mentioned = _mentioned(body)
-    clean = last.complete and not last.failed
+    clean = last.complete and not _failed(findings) and not _failed(last.ctx.findings)
 
     def idle(name: str) -> bool:
         return name not in mentioned or (clean and name not in last.ctx.used)
