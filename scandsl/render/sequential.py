@@ -148,7 +148,7 @@ class _Sequential:
         self.d_end = {p.name: names.fresh(f"d_end_{p.python}") for p in self.names.state}
         self.kept = {p.name: names.fresh(f"kept_{p.name}") for p in self.parts}
         self.gradient = {n: names.fresh(f"d_{v}") for n, v in out.items()}
-        self.share = {n: names.fresh(f"share_{v}") for n, v in out.items()}
+        self.free = names
         return out
 
     # ------------------------------------------------------------ shared statements
@@ -319,7 +319,10 @@ class _Sequential:
             "parts", f"({len(s.smooth_token)}, {len(s.smooth_fixed)})", "sequences",
             "sizes.length", "saved", "d_outputs", "d_final",
         ]  # fmt: skip
-        lines += bracketed("d_tokens, d_fixed, d_parts = _loop_backward(", call, ")", 4)
+        fixed_name = "d_fixed" if s.smooth_fixed else "_"
+        tokens_name = "d_tokens" if s.smooth_token else "_"
+        head = f"{tokens_name}, {fixed_name}, d_parts = _loop_backward("
+        lines += bracketed(head, call, ")", 4)
         lines += self._through_stages()
         gradients = []
         for index, argument in enumerate(self.recurrence.arguments):
@@ -412,7 +415,7 @@ class _Sequential:
         for seed in seeds:  # a leaf that is a result too has been counted
             if seed in wanted:
                 found.pop(seed)
-        targets = [self.share[n] for n in wanted]
+        targets = [self.free.fresh(f"share_{self.local[n]}") for n in wanted]
         lines += assigned(targets, backward.name, arguments)
         inputs = {t.name for t in self.recurrence.inputs}
         for name, target in zip(wanted, targets, strict=True):
