@@ -15,6 +15,7 @@ from scandsl.diagnostics import Diagnostic, ScanError, Source
 
 if TYPE_CHECKING:
     from scandsl.analysis.program import Program
+    from scandsl.plan import Plan
     from scandsl.ir.nodes import Recurrence
     from scandsl.syntax.ast import File
 
@@ -43,7 +44,7 @@ class Compilation:
     """A compiled file: every stage's product, the text of the module last."""
 
     front: Front
-    programs: tuple[Program, ...]
+    plans: tuple[Plan, ...]
     module: str
 
 
@@ -74,8 +75,9 @@ def analyse(source: Source, options: Options) -> tuple[Front, tuple[Program, ...
 
 def compile_source(source: Source, options: Options) -> Compilation:
     """The whole pipeline, from text to the text of a Python module."""
+    from scandsl.plan import make_plan
     from scandsl.render import render_module
 
     front, programs = analyse(source, options)
-    module = render_module(programs, source, form=options.form, chunk=options.chunk)
-    return Compilation(front, programs, module)
+    plans = tuple(make_plan(p, options.form, options.chunk) for p in programs)
+    return Compilation(front, plans, render_module(plans, source))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from scandsl.diagnostics import InternalError
 from scandsl.ir.nodes import Recurrence, Tensor, uses_time
@@ -20,7 +20,6 @@ class ChunkForm:
     name: str
     forward: ChunkProgram
     backward: Backward
-    helpers: set[str] = field(default_factory=set)
 
     @property
     def uses_time(self) -> bool:

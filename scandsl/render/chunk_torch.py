@@ -7,6 +7,7 @@ the calling convention of `scandsl.render.form`.  Values lie as `[B, H, N, *dims
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from scandsl.ir.nodes import (
     Dims,
@@ -31,17 +32,19 @@ from scandsl.render.layout import indented
 from scandsl.render.names import Names
 from scandsl.render.torch_printer import Scope, Text, TorchPrinter
 
-CHUNK = 64
 
-
+@dataclass(slots=True)
 class ChunkTorch(ChunkForm):
-    """Writes the torch form of one recurrence."""
+    """Writes the torch form of one recurrence, with `chunk` tokens in a chunk."""
+
+    chunk: int
+    helpers: set[str] = field(default_factory=set)
 
     def render(self) -> RenderedForm:
         """Both functions."""
         forward, backward = f"_{self.name}_chunk_forward", f"_{self.name}_chunk_backward"
         shapes = f"_{self.name}_chunk_saved"
-        parts = [self._forward(forward), "\n".join(self.saved_shapes(shapes, str(CHUNK), False))]
+        parts = [self._forward(forward), "\n".join(self.saved_shapes(shapes, str(self.chunk), False))]
         source = "\n\n\n".join([*parts, self._backward(backward)])
         saved = tuple(self.kept(self.forward))
         return RenderedForm("torch", source + "\n", forward, backward, saved, shapes)
@@ -61,7 +64,7 @@ class ChunkTorch(ChunkForm):
             *call("dtype", "_compute_dtype", [self.arg[t.name] for t in self.tensors]),
             f"heads = {self.heads()}",
             f"device = {first}.device",
-            f"chunks = _chunks({first}.shape[0], {first}.shape[1], {CHUNK}, cu_seqlens)",
+            f"chunks = _chunks({first}.shape[0], {first}.shape[1], {self.chunk}, cu_seqlens)",
             *self.size_lines(),
         ]
 

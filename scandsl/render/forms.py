@@ -1,27 +1,73 @@
 """Which forms of a scan are rendered, per backend.
 
-In: an analysed program and its names.  Out: at most one `RenderedForm` per backend, the best one that
-its components allow.  The sequential form is always there for torch.
+In: a plan and the names of its scan.  Out: at most one `RenderedForm` per backend, torch first.  The
+sequential form exists for any scan on torch; the chunked form where the plan has it, on torch and, as
+far as its values fit into tiles, on Triton.
 """
 
 from __future__ import annotations
 
-from scandsl.analysis.program import Program
+from scandsl.analysis.program import Form
+from scandsl.kernels.backward import backward_program
+from scandsl.kernels.chunk import chunk_program
+from scandsl.plan import Plan
+from scandsl.render.chunk_form import ChunkForm
+from scandsl.render.chunk_torch import ChunkTorch
+from scandsl.render.chunk_triton import ChunkTriton
 from scandsl.render.form import RenderedForm
 from scandsl.render.functions import FunctionPrinter
 from scandsl.render.lowering import Lowered
+from scandsl.render.names import Names, argument_name
 from scandsl.render.scan import ScanNames
 from scandsl.render.sequential import render_sequential
+from scandsl.render.template import fill
+from scandsl.render.triton_expressions import HELPERS
+from scandsl.render.triton_kernel import unprintable
+
+_PREFIXES = ("", "d_", "start_", "kept_", "end_", "d_end_", "kept_d_", "end_d_", "out_", "grad_")
 
 
 def forms_of(
-    program: Program,
-    names: ScanNames,
-    lowered: Lowered,
-    printer: FunctionPrinter,
-    form: str | None,
-    chunk: int | None,
+    plan: Plan, names: ScanNames, lowered: Lowered, printer: FunctionPrinter
 ) -> tuple[RenderedForm, ...]:
-    """The forms of one scan, torch first."""
-    del program, form, chunk
-    return (render_sequential(names, lowered, printer),)
+    """The forms of one scan."""
+    if plan.form is not Form.CHUNK:
+        return (render_sequential(names, lowered, printer),)
+    recurrence = plan.program.recurrence
+    forward = chunk_program(plan.program)
+    backward = backward_program(forward, recurrence.inputs, recurrence.params)
+    name = names.private.strip("_")
+    arguments = _local_names(names)
+    torch = ChunkTorch(recurrence, arguments, name, forward, backward, plan.chunk)
+    forms = [torch.render()]
+    printer.helpers.update(torch.helpers)
+    if unprintable(forward) is None and unprintable(backward.program) is None:
+        forms.append(ChunkTriton(recurrence, arguments, name, forward, backward).render())
+    return tuple(forms)
+
+
+def chunk_runtime(backends: frozenset[str]) -> str:
+    """What the chunked forms of a module share; empty if there are none."""
+    if not backends:
+        return ""
+    context = {"torch": "torch" in backends, "triton": "triton" in backends, "helpers": HELPERS}
+    return fill("chunk_runtime", context).strip("\n")
+
+
+def _local_names(names: ScanNames) -> dict[str, str]:
+    """Python names of everything declared, such that no name with a prefix meets another."""
+    out = {**names.arguments, **names.scalars}
+    taken = Names()
+    taken.reserve(p + name for name in out.values() for p in _PREFIXES)
+    declared = [s.name for s in names.recurrence.states] + [o.name for o in names.recurrence.outputs]
+    for name in declared:
+        if name in out:
+            continue
+        wish = argument_name(name)
+        while any(p + wish in out.values() for p in _PREFIXES) or wish in out.values():
+            wish += "_"
+        out[name] = wish
+    return out
+
+
+__all__ = ["ChunkForm", "chunk_runtime", "forms_of"]

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from scandsl import __version__
-from scandsl.analysis.program import Program
+from scandsl.analysis.program import Form
 from scandsl.diagnostics import Source
 from scandsl.ir.nodes import Recurrence, Value
+from scandsl.plan import Plan
 from scandsl.render.form import RenderedForm
-from scandsl.render.forms import forms_of
+from scandsl.render.forms import chunk_runtime, forms_of
 from scandsl.render.functions import FunctionPrinter, Order, Sized
 from scandsl.render.layout import bracketed, commented, docstring, indented, signature, tuple_assigned
 from scandsl.render.lowering import initial_values, lower, whole_step
@@ -42,12 +43,12 @@ _MODULE_METHODS = frozenset(
 )  # fmt: skip
 
 
-def render_module(
-    programs: Sequence[Program], source: Source, *, form: str | None = None, chunk: int | None = None
-) -> str:
-    """The module of a file: `form` and `chunk` force a plan."""
-    sections = [_Section(program, source, form, chunk) for program in programs]
-    digest = _digest(sections, source, form, chunk)
+def render_module(plans: Sequence[Plan], source: Source) -> str:
+    """The module of a file."""
+    sections = [_Section(plan, source) for plan in plans]
+    chunked = frozenset(f.backend for s in sections if s.chunked for f in s.forms)
+    extra_runtime = chunk_runtime(chunked)
+    digest = _digest(sections, source, extra_runtime)
     scans = [section.render(digest) for section in sections]
     helpers = frozenset(h for section in sections for h in section.printer.helpers)
     operations = fill("operations", {"helpers": sorted(helpers)}).strip("\n")
@@ -63,7 +64,7 @@ def render_module(
                 "backends": ", ".join(f'"{b}"' for b in backends),
                 "runtime": fill("runtime", {}).strip("\n"),
                 "operations": operations,
-                "extra_runtime": "",
+                "extra_runtime": extra_runtime,
                 "scans": [s.strip("\n") for s in scans],
             },
         ).rstrip("\n")
@@ -71,11 +72,9 @@ def render_module(
     )
 
 
-def _digest(
-    sections: Sequence[_Section], source: Source, form: str | None, chunk: int | None
-) -> str:
+def _digest(sections: Sequence[_Section], source: Source, extra_runtime: str) -> str:
     """A hash of the spec, the options and everything that is printed for it."""
-    words = [source.text, __version__, repr(form), repr(chunk), fill("runtime", {})]
+    words = [source.text, __version__, extra_runtime, fill("runtime", {})]
     words += [block for section in sections for f in section.forms for block in (f.source,)]
     words += [repr(section.recurrence) for section in sections]
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
@@ -124,16 +123,17 @@ def _inside(items: Sequence[str]) -> str:
 class _Section:
     """One scan of the module."""
 
-    def __init__(self, program: Program, source: Source, form: str | None, chunk: int | None) -> None:
-        self.program = program
-        self.recurrence: Recurrence = program.recurrence
+    def __init__(self, plan: Plan, source: Source) -> None:
+        self.program = plan.program
+        self.recurrence: Recurrence = plan.program.recurrence
         self.names: ScanNames = scan_names(self.recurrence)
         self.source = source
         self.lowered = lower(self.recurrence)
         self.printer = FunctionPrinter(self.recurrence.dims, self.names.scalars, self._note())
         self.forms: tuple[RenderedForm, ...] = forms_of(
-            program, self.names, self.lowered, self.printer, form, chunk
+            plan, self.names, self.lowered, self.printer
         )
+        self.chunked = plan.form is Form.CHUNK
         self.backends = (*dict.fromkeys(f.backend for f in self.forms), "reference")
         self.signature = _Signature(
             tuple(self.names.arguments[n] for n in self.recurrence.arguments),
