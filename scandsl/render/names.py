@@ -47,6 +47,12 @@ def argument_name(text: str) -> str:
     return name + "_" if taken else name
 
 
+def function_name(text: str) -> str:
+    """The name of a public function."""
+    name = identifier(text)
+    return name + "_" if keyword.iskeyword(name) or name in MODULE_NAMES else name
+
+
 def camel(text: str) -> str:
     """`gated_delta_rule` as `GatedDeltaRule`."""
     parts = [p for p in re.split(r"_+", identifier(text)) if p]

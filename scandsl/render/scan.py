@@ -20,7 +20,7 @@ from scandsl.ir.nodes import (
     memories,
     uses_time,
 )
-from scandsl.render.names import Names, argument_name, camel, identifier
+from scandsl.render.names import Names, argument_name, camel, function_name, identifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class ScanNames:
 
 def scan_names(recurrence: Recurrence) -> ScanNames:
     """Choose the names of a scan."""
-    public = argument_name(recurrence.name)
+    public = function_name(recurrence.name)
     names = Names()
     arguments = {n: names.fresh(argument_name(n)) for n in recurrence.arguments}
     scalars = {s.name: names.fresh(argument_name(s.name)) for s in recurrence.scalars}
