@@ -305,6 +305,8 @@ def _show_runs(
 
     found: list[Run] = []
     console, progress = Console(), Console(stderr=True)
+    if not console.is_terminal:
+        console = Console(width=120)
     with progress.status("compiling") as status:
 
         def report(run: Run) -> None:

@@ -94,8 +94,8 @@ def standard_cases(recurrence: Recurrence, time: int = 67) -> tuple[Case, ...]:
     own = {name: groups[i % 3] for i, name in enumerate(recurrence.arguments)}
     packed = Layout(lengths=(1, time // 2, 0, 16), heads=4, own_heads=own)
     return (
-        Case(f"B 2, T {time}, H 2", Layout(batch=2, time=time, heads=2)),
-        Case("packed, shared heads, carried", packed, carried=True),
+        Case(f"B2 T{time} H2", Layout(batch=2, time=time, heads=2)),
+        Case("packed", packed, carried=True),
     )
 
 
