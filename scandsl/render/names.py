@@ -78,7 +78,9 @@ class Names:
 
     def fresh(self, wish: str, numbered: bool = False) -> str:
         """A free name like `wish`; numbered ones count from 1, others only when they clash."""
-        base = identifier(wish)[:_LONGEST].rstrip("_") or "_x"
+        base = identifier(wish)
+        if len(base) > _LONGEST or not base.strip("_"):
+            base = base[:_LONGEST].rstrip("_") or "_x"
         if keyword.iskeyword(base) or base in MODULE_NAMES:
             base += "_"
         name = base

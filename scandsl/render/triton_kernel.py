@@ -6,6 +6,7 @@ kernel by `triton.jit` at the first launch) and the order of its arguments, whic
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ class Names:
         for index, name in enumerate(wished):
             base = ascii_name(name, f"tensor{index}")
             taken = set(tensors.values())
-            while base in taken or base in _OWN:
+            while base in taken or base in _OWN or keyword.iskeyword(base):
                 base += "_"
             tensors.setdefault(name, base)
         dims: dict[str, str] = {}

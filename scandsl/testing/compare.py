@@ -6,7 +6,6 @@ judge is the interpreter in float64 on the same (rounded) numbers; bounds come f
 
 from __future__ import annotations
 
-import keyword
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -184,7 +183,9 @@ class _Bench:
         return Run(*label, tuple(verdicts))
 
     def _found(self, module: ModuleType, backend: str) -> Found:
-        name = self.recurrence.name + "_" * keyword.iskeyword(self.recurrence.name)
+        name = self.recurrence.name
+        if not hasattr(module, f"{name}_step"):
+            name += "_"  # taken in Python, or by the generated module itself
         if backend == STEP:
             with torch.no_grad():
                 return _decoded(self.recurrence, getattr(module, f"{name}_step"), self.data)
@@ -273,6 +274,7 @@ def _called(
         initial_state=given,
         output_final_state=True,
         cu_seqlens=data.cu_seqlens,
+        check=True,
         backend=backend,
     )
     return _named(recurrence, outputs, _parts(final))
