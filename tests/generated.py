@@ -40,9 +40,11 @@ def imported(text: str, folder: Path, name: str) -> ModuleType:
     return module
 
 
-def built(text: str, folder: Path, name: str = "spec") -> tuple[ModuleType, Recurrence]:
+def built(
+    text: str, folder: Path, name: str = "spec", form: str | None = None
+) -> tuple[ModuleType, Recurrence]:
     """Compile a spec of one scan and import it."""
-    found = compile_source(Source(f"{name}.scan", text), Options())
+    found = compile_source(Source(f"{name}.scan", text), Options(form=form))
     return imported(found.module, folder, name), found.front.recurrences[0]
 
 

@@ -115,7 +115,7 @@ scan guarded:
     r = where(c > 0, r, 0) + log(x)
     output y[D] = where(c > 0, s, w)
 """
-    module, recurrence = built(text, tmp_path)
+    module, recurrence = built(text, tmp_path, form="sequential")
     x = torch.tensor([0.0, 1.0, 4.0, 0.0]).double().reshape(1, 4, 1, 1).requires_grad_()
     c = torch.tensor([-1.0, 1.0, 1.0, -1.0]).double().reshape(1, 4, 1).requires_grad_()
     w = torch.ones(1, 1, dtype=torch.float64, requires_grad=True)

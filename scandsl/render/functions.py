@@ -208,6 +208,7 @@ class _Body:
             device=f"{self.like[0]}.device",
             comment=None if self.incoming else owner.note,
             autograd=autograd,
+            behind=stage.behind,
         )
         self.printer = TorchPrinter(stage.values, scope, self.names)
 

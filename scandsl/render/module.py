@@ -205,22 +205,25 @@ class _Section:
         return "\n".join(indented(tuple_assigned("given", self.signature.tensors)))
 
     def _checked(self, step: bool) -> list[str]:
-        arguments = [self.names.table, "given"]
+        arguments = [self.names.table, "given", self._scalar_tuple()]
         if step:
             arguments += ["state", "step=True"]
         else:
             arguments += ["initial_state", "cu_seqlens", "backend", "group", "check"]
         return indented(bracketed("call = _checked(", arguments, ")", 4))
 
+    def _scalar_tuple(self) -> str:
+        return f"({_inside(self.signature.scalars)})" if self.signature.scalars else "()"
+
     def _naive_call(self, function: str, indent: int) -> list[str]:
-        scalars = f"({_inside(self.signature.scalars)})" if self.signature.scalars else "()"
+        scalars = self._scalar_tuple()
         stem = self.names.private
         arguments = [self.names.table, f"{stem}_step_values", f"{stem}_scalars", "given", scalars, "call"]
         lines = bracketed(f"results = {function}(", arguments, ")", indent)
         return indented(lines, indent // 4)
 
     def _run_call(self) -> list[str]:
-        scalars = f"({_inside(self.signature.scalars)})" if self.signature.scalars else "()"
+        scalars = self._scalar_tuple()
         arguments = [f"{self.names.table}_OPERATOR", "given", scalars, "call", "allow_tf32"]
         return indented(bracketed("results = _run(", arguments, ")", 8), 2)
 

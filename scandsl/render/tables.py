@@ -73,7 +73,7 @@ def scan_table(names: ScanNames, backends: tuple[str, ...], state_class: str | N
             f'name="{names.public}"',
             Node("tensors=(", tuple(_argument(names, t) for t in names.tensors), ")"),
             f"static={{{static}}}",
-            f"scalars={len(recurrence.scalars)}",
+            f"scalars={strings(tuple(names.scalars.values()))}",
             Node("outputs=(", tuple(outputs), ")"),
             Node("state=(", tuple(state), ")"),
             f"state_type={state_class}",

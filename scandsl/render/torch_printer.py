@@ -82,6 +82,7 @@ class Scope:
     comment: Callable[[Value], str | None] | None = None
     autograd: bool = False  # printed for torch's autograd rather than beside a printed adjoint
     numeric: bool = False  # everything is a Python number
+    behind: frozenset[Ref] = frozenset()  # what a `where` elsewhere may leave out
 
 
 def literal(value: bool | int | float) -> Text:
@@ -151,7 +152,7 @@ class TorchPrinter:
         """Print what `roots` need; their expressions (names or short expressions) in order."""
         order = self._needed(roots)
         if self.scope.autograd:
-            self._behind = _behind_where(self.values, order)
+            self._behind = _behind_where(self.values, order, self.scope.behind)
         for ref in order:
             if ref not in self._text:
                 self._text[ref] = self._compute(ref)
@@ -611,9 +612,11 @@ def _bare(values: Sequence[Value], ref: Ref) -> object:
     return op
 
 
-def _behind_where(values: Sequence[Value], order: Sequence[Ref]) -> frozenset[Ref]:
+def _behind_where(
+    values: Sequence[Value], order: Sequence[Ref], known: Iterable[Ref]
+) -> frozenset[Ref]:
     """Values that some `where` may leave out."""
-    behind: set[Ref] = set()
+    behind: set[Ref] = set(known)
     for ref in reversed(order):
         op = values[ref].op
         if isinstance(op, Where):
