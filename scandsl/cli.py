@@ -19,6 +19,7 @@ import click
 
 from scandsl import __version__
 from scandsl.diagnostics import Diagnostic, InternalError, ScanError, Severity, Source, render
+from scandsl.driver import OptionError
 from scandsl.loader import decode, load, read_source, write_atomic
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def _exit_status(function: Callable[P, None]) -> Callable[P, None]:
         except ScanError as error:
             _show(error.source, error.diagnostics)
             sys.exit(1)
+        except OptionError as error:
+            raise click.UsageError(str(error)) from None
         except InternalError as error:
             click.echo(f"scandsl: internal error: {error}\nThis is a bug in scandsl.", err=True)
             sys.exit(1)

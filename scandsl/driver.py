@@ -15,9 +15,13 @@ from scandsl.diagnostics import Diagnostic, ScanError, Source
 
 if TYPE_CHECKING:
     from scandsl.analysis.program import Program
-    from scandsl.plan import Plan
     from scandsl.ir.nodes import Recurrence
+    from scandsl.plan import Plan
     from scandsl.syntax.ast import File
+
+
+class OptionError(ValueError):
+    """An option asks for what a spec does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +79,12 @@ def analyse(source: Source, options: Options) -> tuple[Front, tuple[Program, ...
 
 def compile_source(source: Source, options: Options) -> Compilation:
     """The whole pipeline, from text to the text of a Python module."""
-    from scandsl.plan import make_plan
+    from scandsl.plan import PlanError, make_plan
     from scandsl.render import render_module
 
     front, programs = analyse(source, options)
-    plans = tuple(make_plan(p, options.form, options.chunk) for p in programs)
+    try:
+        plans = tuple(make_plan(p, options.form, options.chunk) for p in programs)
+    except PlanError as error:
+        raise OptionError(f"{source.name}: {error}") from None
     return Compilation(front, plans, render_module(plans, source))

@@ -120,6 +120,18 @@ def test_two_specs_for_one_module_are_refused(good: Path) -> None:
     assert scandsl("compile", good.parent, "--out", good.parent / "out").exit_code == 2
 
 
+def test_a_form_may_be_forced_where_there_is_one(good: Path, tmp_path: Path) -> None:
+    spec, out = EXAMPLES / "retnet.scan", tmp_path / "out"
+    assert scandsl("compile", spec, "--out", out, "--form", "sequential").exit_code == 0
+    forced = (out / "retnet.py").read_text()
+    assert scandsl("compile", spec, "--out", out, "--chunk", "32").exit_code == 0
+    assert (out / "retnet.py").read_text() != forced
+    refused = scandsl("compile", EXAMPLES / "gru.scan", "--out", out, "--form", "chunk")
+    assert refused.exit_code == 2
+    assert "has no chunked form" in refused.stderr
+    assert not (out / "gru.py").exists()
+
+
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_the_bytes_do_not_depend_on_the_hash_seed(seed: str, tmp_path: Path) -> None:
     specs = [EXAMPLES / name for name in ("mamba2.scan", "mlstm.scan", "delta_product.scan")]
