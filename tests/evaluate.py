@@ -2,66 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
+from torch import Tensor
 
 from scandsl.ir import nodes as n
 
+_KINDS = {n.Kind.REAL: torch.float64, n.Kind.INT: torch.int64, n.Kind.BOOL: torch.bool}
+_functional = torch.nn.functional
+_UNARY = {
+    "neg": torch.neg, "logsigmoid": _functional.logsigmoid, "softplus": _functional.softplus,
+    "silu": _functional.silu, "relu": _functional.relu, "elu": _functional.elu,
+    "gelu": _functional.gelu, "not": torch.logical_not,
+}  # fmt: skip
+_BINARY = {
+    "mod": torch.remainder, "max": torch.maximum, "min": torch.minimum,
+    "and": torch.logical_and, "or": torch.logical_or,
+}  # fmt: skip
+_REDUCE = {
+    "sum": torch.sum, "mean": torch.mean, "max": torch.amax, "min": torch.amin,
+    "logsumexp": torch.logsumexp,
+}  # fmt: skip
+
 
 class Evaluator:
-    """`leaves` maps ("input"|"param"|"load", name) to tensors laid out as the value's dims."""
+    """`leaves` maps inputs, params, scalars and loads, by name, to tensors.
 
-    def __init__(self, values, sizes, leaves, scalars=None, row=None):
-        self.values, self.sizes, self.leaves = values, sizes, leaves
-        self.scalars = scalars or {}
-        self.row = row
-        self.cache = {}
+    `layouts` gives the order of their axes, a row for every token aside, which comes first.
+    """
 
-    def align(self, ref, dims):
-        value = self.values[ref]
-        x = self(ref)
-        x = x.permute([value.dims.index(d) for d in dims if d in value.dims])
-        return x.reshape([self.sizes[d] if d in value.dims else 1 for d in dims])
+    def __init__(
+        self,
+        values: Sequence[n.Value],
+        sizes: Mapping[str, int],
+        leaves: Mapping[str, Tensor],
+        row: Tensor,
+        layouts: Mapping[str, n.Dims],
+    ) -> None:
+        self.values, self.sizes, self.leaves, self.row = values, sizes, leaves, row
+        self.layouts = layouts
+        self.known: dict[n.Ref, Tensor] = {}
 
-    def __call__(self, ref):
-        for r in range(ref + 1):
-            if r not in self.cache and self.needed(r, ref):
-                self.cache[r] = self.compute(self.values[r])
-        return self.cache[ref]
+    def __call__(self, ref: n.Ref, order: n.Dims | None = None) -> Tensor:
+        """The value `ref`, its axes in the order of its dims, or in the order given."""
+        if ref not in self.known:
+            value = self.values[ref]
+            out = self._compute(value).expand([self.sizes[d] for d in value.dims])
+            self.known[ref] = out.to(_KINDS[value.kind])
+        return self.known[ref] if order is None else self._spread(ref, order)
 
-    def needed(self, r, ref):
-        if not hasattr(self, "_need"):
-            self._need = {}
-        if ref not in self._need:
-            mark, stack = set(), [ref]
-            while stack:
-                top = stack.pop()
-                if top not in mark:
-                    mark.add(top)
-                    stack.extend(n.operands(self.values[top].op))
-            self._need[ref] = mark
-        return r in self._need[ref]
+    def _spread(self, ref: n.Ref, dims: n.Dims) -> Tensor:
+        own = self.values[ref].dims
+        x = self(ref).permute([own.index(d) for d in dims if d in own])
+        return x.reshape([self.sizes[d] if d in own else 1 for d in dims])
 
-    def compute(self, value):
-        out = self._compute(value)
-        if not isinstance(out, torch.Tensor):
-            out = torch.tensor(out)
-        out = out.expand([self.sizes[d] for d in value.dims])
-        kinds = {n.Kind.REAL: torch.float64, n.Kind.INT: torch.int64, n.Kind.BOOL: torch.bool}
-        return out.to(kinds[value.kind])
+    def _axis(self, ref: n.Ref, dim: str) -> int:
+        return self.values[ref].dims.index(dim)
 
-    def _compute(self, value):
+    def _compute(self, value: n.Value) -> Tensor:  # noqa: C901 - one line per operation
         dims = value.dims
         match value.op:
-            case n.Const(v):
-                return torch.tensor(v)
-            case n.Input(name):
-                return self.leaves["input", name]
-            case n.Param(name):
-                return self.leaves["param", name]
-            case n.Load(name):
-                return self.leaves["load", name]
-            case n.Scalar(name):
-                return torch.tensor(self.scalars[name], dtype=torch.float64)
+            case n.Const(number):
+                return torch.tensor(number, dtype=_KINDS[value.kind])
+            case n.Input(name) | n.Param(name) | n.Load(name) | n.Scalar(name):
+                return self._leaf(name, dims)
             case n.Size(dim):
                 return torch.tensor(self.sizes[dim])
             case n.Iota(dim):
@@ -69,40 +74,74 @@ class Evaluator:
             case n.Row():
                 return self.row
             case n.Unary(fn, x):
-                f = torch.nn.functional
-                table = {"neg": torch.neg, "logsigmoid": f.logsigmoid, "softplus": f.softplus, "silu": f.silu,
-                         "relu": f.relu, "elu": f.elu, "gelu": f.gelu, "not": torch.logical_not}
-                return (table.get(fn) or getattr(torch, fn))(self(x))
+                return (_UNARY.get(fn) or getattr(torch, fn))(self(x))
             case n.Binary(fn, a, b):
-                table = {"mod": torch.remainder, "max": torch.maximum, "min": torch.minimum,
-                         "and": torch.logical_and, "or": torch.logical_or}
-                return (table.get(fn) or getattr(torch, fn))(self.align(a, dims), self.align(b, dims))
+                return (_BINARY.get(fn) or getattr(torch, fn))(self(a, dims), self(b, dims))
+            case n.Clamp(x, low, high):
+                return self(x, dims).maximum(self(low, dims)).minimum(self(high, dims))
             case n.Cast(x) | n.StopGrad(x):
                 return self(x)
             case n.Expand(x):
-                return self.align(x, dims)
+                return self(x, dims)
             case n.Where(c, a, b):
-                return torch.where(self.align(c, dims), self.align(a, dims), self.align(b, dims))
+                return torch.where(self(c, dims), self(a, dims), self(b, dims))
             case n.Contract(a, b, over):
-                full = tuple(dims) + tuple(over)
-                return (self.align(a, full) * self.align(b, full)).sum(dim=tuple(range(len(dims), len(full))))
+                full = (*dims, *over)
+                return (self(a, full) * self(b, full)).sum(tuple(range(len(dims), len(full))))
             case n.Reduce(fn, x, over):
-                inner = self.values[x].dims
-                axes = tuple(inner.index(d) for d in over)
-                table = {"sum": torch.sum, "mean": torch.mean, "max": torch.amax, "min": torch.amin,
-                         "logsumexp": torch.logsumexp}
-                return table[fn](self(x), dim=axes)
+                return _REDUCE[fn](self(x), dim=tuple(self._axis(x, d) for d in over))
+            case n.Normalize("l2norm", x, over, eps):
+                axes = tuple(self._axis(x, d) for d in over)
+                return self(x) * (self(x).square().sum(axes, keepdim=True) + eps).rsqrt()
             case n.Rename(x, pairs):
                 table = dict(pairs)
                 names = [table.get(d, d) for d in self.values[x].dims]
                 return self(x).permute([names.index(d) for d in dims])
+            case n.Select(x, dim, index):
+                return self(x).select(self._axis(x, dim), index)
+            case n.Insert(x, dim, index, y):
+                out = self(x, dims).clone()
+                out.select(dims.index(dim), index).copy_(
+                    self(y, tuple(d for d in dims if d != dim))
+                )
+                return out
+            case n.Stack(xs, dim):
+                rest = tuple(d for d in dims if d != dim)
+                return torch.stack([self(x, rest) for x in xs], dims.index(dim))
             case n.CumSum(x, dim, reverse, exclusive):
-                axis = self.values[x].dims.index(dim)
-                t = self(x)
-                if reverse:
-                    t = t.flip(axis)
-                out = t.cumsum(axis)
-                if exclusive:
-                    out = torch.cat([torch.zeros_like(out.narrow(axis, 0, 1)), out.narrow(axis, 0, out.shape[axis] - 1)], axis)
-                return out.flip(axis) if reverse else out
+                return self._running(self(x), self._axis(x, dim), reverse, exclusive)
+            case n.Segment(x):
+                return self._segment(self(x))
+            case n.SegmentAdjoint(g, row, column):
+                return self._segment_adjoint(self(g, (row, column)))
         raise NotImplementedError(value.op)
+
+    def _leaf(self, name: str, dims: n.Dims) -> Tensor:
+        own = self.layouts.get(name, ())
+        order = [d for d in dims if d not in own] + list(own)
+        return self.leaves[name].permute([order.index(d) for d in dims])
+
+    def _running(self, x: Tensor, axis: int, reverse: bool, exclusive: bool) -> Tensor:
+        x = x.movedim(axis, 0)
+        places = range(x.shape[0])
+        rows = []
+        for i in places:
+            inside = [
+                m for m in places if (m > i if reverse else m < i) or (m == i and not exclusive)
+            ]
+            rows.append(sum((x[m] for m in inside), torch.zeros_like(x[0])))
+        return torch.stack(rows).movedim(0, axis)
+
+    def _segment(self, x: Tensor) -> Tensor:
+        out = torch.full((len(x), len(x)), -torch.inf, dtype=x.dtype)
+        for i in range(len(x)):
+            for j in range(i + 1):
+                out[i, j] = x[j + 1 : i + 1].sum()
+        return out
+
+    def _segment_adjoint(self, g: Tensor) -> Tensor:
+        out = torch.zeros(len(g), dtype=g.dtype)
+        for m in range(len(g)):
+            for i in range(m, len(g)):
+                out[m] += g[i, :m].sum()
+        return out
