@@ -5,6 +5,7 @@ In: pieces of text.  Out: lines.  Knows nothing of what they mean.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 WIDTH = 100
@@ -82,12 +83,24 @@ def commented(text: str, width: int = WIDTH) -> list[str]:
     return lines
 
 
+def _wrapped(line: str, width: int) -> list[str]:
+    """A line of text in pieces of at most `width`, the later ones indented further."""
+    if len(line) <= width:
+        return [line]
+    lead = line[: len(line) - len(line.lstrip())]
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.wrap(
+        line.lstrip(), width, initial_indent=lead, subsequent_indent=lead + "    ", **options
+    )
+
+
 def docstring(text: str, indent: int = 4) -> list[str]:
     """Text as a docstring's lines; nothing in it can end the string."""
     cleaned = []
     for raw in text.strip().split("\n"):
         line = "".join(c if c.isprintable() else " " for c in raw.expandtabs(4)).rstrip()
-        cleaned.append(line.replace("\\", "\\\\").replace('"""', '\\"\\"\\"'))
+        escaped = line.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+        cleaned += _wrapped(escaped, WIDTH - indent - 3)
     if not cleaned:
         cleaned = [""]
     if cleaned[-1].endswith('"'):
