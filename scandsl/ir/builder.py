@@ -288,6 +288,10 @@ class Builder:
         kind = max(self.kind_of(a), self.kind_of(b), key=_RANK.__getitem__)
         a, b = self.cast(a, kind), self.cast(b, kind)
         kept = (set(self.dims_of(a)) | set(self.dims_of(b))) - set(dims)
+        for one, other in ((a, b), (b, a)):
+            whole = set(dims) <= set(self.dims_of(other)) and kept <= set(self.dims_of(other))
+            if self._is(one, 1) and whole:
+                return self.sum(other, dims)
         return self.emit(Contract(a, b, dims), kept, kind)
 
     def sum_product(self, a: Ref, b: Ref, keep: Iterable[str]) -> Ref:

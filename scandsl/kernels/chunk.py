@@ -37,7 +37,7 @@ from scandsl.ir.nodes import (
 )
 from scandsl.ir.rewrite import with_operands
 from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram, Store
-from scandsl.kernels.prune import prune
+from scandsl.kernels.simplify import simplify
 
 
 def chunk_program(program: Program) -> ChunkProgram:
@@ -83,7 +83,7 @@ class _Lifter:
         ]
         for state in self.recurrence.states:
             carries.append(Carry(state.name, state.dims, state.kind, self.final(state.name)))
-        return prune(
+        return simplify(
             ChunkProgram(
                 dims=tuple(self.b.dims),
                 values=tuple(self.b.values),

@@ -135,6 +135,11 @@ def tuple_of(items: Sequence[str]) -> str:
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
 
 
+def unpacked(items: Sequence[str]) -> str:
+    """The left side of an assignment that takes a tuple apart."""
+    return f"({items[0]},)" if len(items) == 1 else ", ".join(items)
+
+
 def definition(name: str, parameters: Sequence[str]) -> list[str]:
     """The `def` line, or one line a parameter."""
     line = f"def {name}({', '.join(parameters)}):"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from scandsl.ir.nodes import (
+    Binary,
     Dims,
     Input,
     Kind,
@@ -26,7 +27,7 @@ from scandsl.ir.nodes import (
 from scandsl.kernels.backward import cotangent
 from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram, Split, Store
 from scandsl.kernels.split import split
-from scandsl.render.chunk_form import ChunkForm, call, definition, tuple_of
+from scandsl.render.chunk_form import ChunkForm, call, definition, tuple_of, unpacked
 from scandsl.render.form import RenderedForm
 from scandsl.render.layout import indented
 from scandsl.render.names import Names
@@ -209,19 +210,12 @@ class ChunkTorch(ChunkForm):
         texts = printer.emit([c.next for c in program.carries])
         self.helpers |= printer.helpers
         head = "def step(n: int, carried: tuple[Tensor, ...]) -> tuple[Tensor, ...]:"
-        body = [f"{', '.join(carried)}{',' if len(carried) == 1 else ''} = carried"]
-        if not any(name in " ".join([*printer.lines, *texts]) for name in carried):
-            body = []
-        body += printer.lines
+        body = [f"{unpacked(carried)} = carried", *printer.lines]
         results = []
         for carry, text, name in zip(program.carries, texts, carried, strict=True):
-            if self._constant(program, carry.next):
-                text = f"({text}) + torch.zeros_like({name})"
-                if not body or "= carried" not in body[0]:
-                    body.insert(0, f"{', '.join(carried)}{',' if len(carried) == 1 else ''} = carried")
-            results.append(text)
-        body.append(f"return ({', '.join(results)}{',' if len(results) == 1 else ''})")
-        return [head, *indented(body)]
+            constant = self._constant(program, carry.next)
+            results.append(f"({text}) + torch.zeros_like({name})" if constant else text)
+        return [head, *indented([*body, f"return {tuple_of(results)}"])]
 
     def _constant(self, program: ChunkProgram, ref: Ref) -> bool:
         """Whether a carry's next value depends on nothing that has batch and head axes."""
@@ -244,8 +238,13 @@ class ChunkTorch(ChunkForm):
         need = [r for r, v in enumerate(program.values) if not self._is_carry(program, v)]
         lines, leaf = self._load_leaves(program, need, names, kept)
         before, found, plain = self._before(program, parts, leaf, names)
-        lines += [*before, "", *self._step(program, found, plain, names), ""]
-        lines += self._run_loop(program, starts)
+        lines += before
+        affine = self._affine(program, found, plain)
+        if affine is None:
+            lines += ["", *self._step(program, found, plain, names), ""]
+            lines += self._run_loop(program, starts, "_walk", ["step"])
+        else:
+            lines += self._run_loop(program, starts, "_walk_affine", affine)
         for carry in program.carries:
             for ref, value in enumerate(program.values):
                 if isinstance(value.op, Load) and value.op.name == carry.name:
@@ -261,7 +260,55 @@ class ChunkTorch(ChunkForm):
         carried = {c.name for c in program.carries}
         return isinstance(value.op, Load) and value.op.name in carried
 
-    def _run_loop(self, program: ChunkProgram, starts: Sequence[str]) -> list[str]:
+    def _affine(
+        self, program: ChunkProgram, found: dict[Ref, str], plain: frozenset[Ref]
+    ) -> list[str] | None:
+        """Factors and terms, if every carry becomes `factor * carry + term`; else `None`."""
+        factors: list[str] = []
+        terms: list[str] = []
+        for carry in program.carries:
+            parts = self._factor_and_term(program, carry)
+            if parts is None:
+                return None
+            factor, term = parts
+            known = [r for r in (factor, term) if r is not None]
+            if any(r not in found or r in plain or not program.values[r].varies for r in known):
+                return None
+            own = self.canonical(carry.dims)
+            if program.values[term].dims != own:
+                return None
+            terms.append(found[term])
+            if factor is None:
+                factors.append("None")
+                continue
+            have = program.values[factor].dims
+            picks = [":" if d in have else "None" for d in own]
+            factors.append(f"{found[factor]}[..., {', '.join(picks)}]" if own else found[factor])
+        return [tuple_of(factors), tuple_of(terms)]
+
+    def _factor_and_term(self, program: ChunkProgram, carry: Carry) -> tuple[Ref | None, Ref] | None:
+        values = program.values
+
+        def is_carry(ref: Ref) -> bool:
+            op = values[ref].op
+            return isinstance(op, Load) and op.name == carry.name
+
+        total = values[carry.next].op
+        if not isinstance(total, Binary) or total.fn != "add":
+            return None
+        for moved, term in ((total.a, total.b), (total.b, total.a)):
+            if is_carry(moved):
+                return None, term
+            product = values[moved].op
+            if isinstance(product, Binary) and product.fn == "mul":
+                for factor, state in ((product.a, product.b), (product.b, product.a)):
+                    if is_carry(state):
+                        return factor, term
+        return None
+
+    def _run_loop(
+        self, program: ChunkProgram, starts: Sequence[str], walk: str, how: list[str]
+    ) -> list[str]:
         lines: list[str] = []
         kept_names = self.kept(program)
         end_names = [f"end_{self.carry_arg(c.name)}" for c in program.carries]
@@ -272,10 +319,10 @@ class ChunkTorch(ChunkForm):
             lines.append(f"        ({self._shape(carry)}), dtype=dtype, device=device")
             lines.append("    )")
             lines.append(f"{name} = {self._moved(start, 2, carry.dims, own)}.to(dtype)")
-        arguments = ["step", tuple_of(end_names), "chunks", f"reverse={program.reverse}"]
-        lines += call("kept, ends", "_walk", arguments)
-        lines.append(f"{tuple_of(kept_names)[1:-1]} = kept")
-        lines.append(f"{tuple_of(end_names)[1:-1]} = ends")
+        arguments = [*how, tuple_of(end_names), "chunks", f"reverse={program.reverse}"]
+        lines += call("kept, ends", walk, arguments)
+        lines.append(f"{unpacked(kept_names)} = kept")
+        lines.append(f"{unpacked(end_names)} = ends")
         return lines
 
     # ------------------------------------------------------------ functions

@@ -536,6 +536,8 @@ class TorchPrinter:
             every = tuple(sorted({*a.dims, *b.dims}, key=self._order(value, op)))
             left, right = self.operand(op.a, every), self.operand(op.b, every)
             return Text(f"({_product(left, right)}).sum({self._axes(every, op.over)})")
+        if a.dims == b.dims:
+            return Text(f"({_product(x, y)}).sum({self._axes(a.dims, op.over)})")
         plain = len(over) == 1 and len(mine) <= 1 and len(yours) <= 1 and mine != yours
         if not plain or a.varies != b.varies:
             return self._einsum(value, op, x, y)
