@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from scandsl import load
 from scandsl.driver import check
 from scandsl.loader import read_source
 from scandsl.reference import interpret
 from scandsl.syntax.format import format_source
 from scandsl.testing.compare import standard_cases
+from scandsl.testing.session import Choice, judge
+from scandsl.testing.table import failures
 
 FILES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.scan"))
 NAMED = """
@@ -70,3 +73,11 @@ def test_the_reference_is_finite_with_gradients_to_all_inputs(file: Path) -> Non
                 else grad.isfinite().all()
             )
             assert bool((grad != 0).any()), declared.name
+
+
+@pytest.mark.slow
+@each
+def test_every_backend_passes_scandsl_test(file: Path) -> None:
+    found = list(judge(read_source(file), {}, load(file), Choice()))
+    assert {run.backend for run in found} >= {"torch", "reference", "step"}
+    assert list(failures(found)) == []
