@@ -1,0 +1,1 @@
+"""The typed intermediate form: values, builder, adjoint, printer, verifier."""

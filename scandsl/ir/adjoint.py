@@ -1,11 +1,11 @@
 """Reverse-mode differentiation of a program, as further values of the same program.
 
-In: a builder, cotangents of some values, and the values whose cotangents are wanted.  Out: one `Ref`
-per wanted value, or `None` where no gradient flows.  Derivatives are torch's.  For complex values the
-cotangent `g` of `z` means `dL = Re(conj(g) dz)`, as in torch.
+In: a builder, cotangents of some values, and the values whose cotangents are wanted.  Out: one
+`Ref` per wanted value, or `None` where no gradient flows.  Derivatives are torch's.  For complex
+values the cotangent `g` of `z` means `dL = Re(conj(g) dz)`, as in torch.
 
-A `where` gives exactly zero to the branch not taken.  Behind such a branch, a local derivative may be
-infinite; there a cotangent that is zero stays zero, whatever it is multiplied with.
+A `where` gives exactly zero to the branch not taken.  Behind such a branch, a local derivative may
+be infinite; there a cotangent that is zero stays zero, whatever it is multiplied with.
 
 `Lag` is a leaf here (its past is a separate memory); `Grad` has to be expanded before.
 """
@@ -88,7 +88,9 @@ def vjp(
         push = _Push(builder, guarded)
         for operand, share in push.contributions(ref, value, g):
             if active[operand]:
-                fitted = builder.sum(share, set(builder.dims_of(share)) - set(builder.dims_of(operand)))
+                fitted = builder.sum(
+                    share, set(builder.dims_of(share)) - set(builder.dims_of(operand))
+                )
                 _accumulate(builder, cotangents, operand, fitted)
     out: dict[Ref, Ref | None] = {}
     for ref in wrt:
@@ -129,7 +131,7 @@ def _behind_where(values: Sequence[Value], stop: int, known: Iterable[Ref]) -> f
 
 
 def _structural(values: Sequence[Value], c: Ref) -> bool:
-    """Whether a condition is only about the rows of a chunk (a triangle, the tail), not about data."""
+    """Whether a condition is about the rows of a chunk (a triangle, the tail), not about data."""
     op = values[c].op
     if isinstance(op, Row) or (isinstance(op, Iota) and op.dim.startswith("#")):
         return True
@@ -168,7 +170,9 @@ class _Push:
 
     # ------------------------------------------------------------ dispatch
 
-    def contributions(self, ref: Ref, value: Value, g: Ref) -> Sequence[Contribution]:
+    def contributions(  # noqa: C901 - one case per operation
+        self, ref: Ref, value: Value, g: Ref
+    ) -> Sequence[Contribution]:
         """Shares of the cotangent `g` of a value for each of its operands."""
         b = self.b
         match value.op:
@@ -244,8 +248,8 @@ class _Push:
             case _:
                 return ((x, self.times(ref, g, self.conj(self._slope(ref, op)))),)
 
-    def _slope(self, ref: Ref, op: Unary) -> Ref:
-        """The derivative of a smooth function at `op.x`, by its value `ref` where that is cheaper."""
+    def _slope(self, ref: Ref, op: Unary) -> Ref:  # noqa: C901 - one case per function
+        """The derivative of a smooth function at `op.x`; by its value `ref` where cheaper."""
         b, x = self.b, op.x
         one = b.const(1.0)
         match op.fn:

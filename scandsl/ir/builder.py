@@ -1,7 +1,7 @@
 """Appends typed values to a program: infers dimensions and kinds, shares equal values.
 
-In: operands by `Ref`.  Out: a `Ref` per operation.  Only identities that are exact in floating point
-(`x * 1`, `x + 0`, `-(-x)`) are simplified; nothing here knows what the values mean.
+In: operands by `Ref`.  Out: a `Ref` per operation.  Only identities that are exact in floating
+point (`x * 1`, `x + 0`, `-(-x)`) are simplified; nothing here knows what the values mean.
 """
 
 from __future__ import annotations

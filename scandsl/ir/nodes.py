@@ -2,8 +2,8 @@
 
 A program is a flat tuple of `Value`s; an operand is the index (`Ref`) of another value.  Operands
 come before their users, with one exception: `Lag` looks at an earlier step, so its operand may come
-later.  Batch, time and head are implicit.  The same form serves the step of a recurrence (one token)
-and, with a row dimension added, the program of one chunk of tokens.
+later.  Batch, time and head are implicit.  The same form serves the step of a recurrence (one
+token) and, with a row dimension added, the program of one chunk of tokens.
 """
 
 from __future__ import annotations
@@ -96,8 +96,9 @@ class Prev:
 # ---------------------------------------------------------------- elementwise
 
 UnaryFn: TypeAlias = Literal[
-    "neg", "not", "exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "abs", "sign", "floor", "sin", "cos",
-    "tanh", "sigmoid", "logsigmoid", "softplus", "silu", "relu", "elu", "gelu", "erf", "re", "im", "conj",
+    "neg", "not", "exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "abs", "sign", "floor",
+    "sin", "cos", "tanh", "sigmoid", "logsigmoid", "softplus", "silu", "relu", "elu", "gelu",
+    "erf", "re", "im", "conj",
 ]  # fmt: skip
 BinaryFn: TypeAlias = Literal[
     "add", "sub", "mul", "div", "pow", "mod", "max", "min", "logaddexp",
@@ -342,8 +343,9 @@ Op: TypeAlias = (
 class Value:
     """One SSA value.
 
-    `dims` is a set kept in the order of `Recurrence.dims`.  `varies` says whether it can differ from
-    step to step; `name` is the user's name for it, if it was assigned to one (a hint for printing).
+    `dims` is a set kept in the order of `Recurrence.dims`.  `varies` says whether it can differ
+    from step to step; `name` is the user's name for it, if it was assigned to one (a hint for
+    printing).
     """
 
     op: Op

@@ -1,9 +1,10 @@
 """Derives the backward chunk program from the forward one, by differentiating it.
 
-In: the forward `ChunkProgram` of a chunk.  Out: the program that runs over the chunks in reverse.  It
-is handed the cotangent of each carry at the end of the chunk, loads the forward's carries at the start
-of the chunk (saved, or computed again), recomputes what it needs of the chunk, and stores the
-cotangents of all tensors.  The cotangents of params are stored per chunk and summed by the caller.
+In: the forward `ChunkProgram` of a chunk.  Out: the program that runs over the chunks in reverse.
+It is handed the cotangent of each carry at the end of the chunk, loads the forward's carries at
+the start of the chunk (saved, or computed again), recomputes what it needs of the chunk, and stores
+the cotangents of all tensors.  The cotangents of params are stored per chunk and summed by the
+caller.
 """
 
 from __future__ import annotations

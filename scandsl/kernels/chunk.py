@@ -3,9 +3,9 @@
 In: a `Program` whose components all have the chunk form.  Out: the forward `ChunkProgram`; its
 backward is derived from it by `scandsl.kernels.backward`.
 
-Let `a_i` be the logarithm of all that step `i` multiplies the state by, and let a write `b_j x_j` be
-followed in its own step by decays `after_j`, a read be preceded in its step by decays `before_i`.
-Then, with the state `S_0` at the start of the chunk (design: "canonical events"),
+Let `a_i` be the logarithm of all that step `i` multiplies the state by, and let a write `b_j x_j`
+be followed in its own step by decays `after_j`, a read be preceded in its step by decays
+`before_i`. Then, with the state `S_0` at the start of the chunk (design: "canonical events"),
 
     r_i = exp(before_i + Σ_{m<i} a_m) (q_i · S_0)
         + Σ_{j<i} exp(before_i + Σ_{j<m<i} a_m + after_j) (q_i · b_j) x_j
@@ -232,11 +232,15 @@ class _Lifter:
         alone = not _decays(events[term.place : place]) and before in ([], _decays(events))
         if early and alone:
             # at i = j the exponent of the strict part is an empty sum: one triangle serves both
-            return self._weighted(read, q, term, self._weights(read.state, events[:place], term, "ge"))
+            return self._weighted(
+                read, q, term, self._weights(read.state, events[:place], term, "ge")
+            )
         total = self._weighted(read, q, term, self._weights(read.state, events[:place], term, "gt"))
         if early:
-            own = term.x if q is None or term.b is None else b.mul(
-                b.contract(q, term.b, read.over), term.x
+            own = (
+                term.x
+                if q is None or term.b is None
+                else b.mul(b.contract(q, term.b, read.over), term.x)
             )
             if q is not None and term.b is None:
                 own = b.contract(q, term.x, read.over)
@@ -244,7 +248,7 @@ class _Lifter:
         return total
 
     def _weights(self, state: str, before: Sequence[Event], term: _Term, triangle: str) -> Ref:
-        """`exp` of the decay between a write in row j and a read in row i; zero above the triangle."""
+        """`exp` of the decay from a write in row j to a read in row i; zero above the triangle."""
         b = self.b
         mask = self._lower(triangle)
         step = self._step_log(state)
@@ -254,7 +258,7 @@ class _Lifter:
         after = None if term.after is None else self._column(term.after)
         if _decays(before) == everything:
             log = self._plus(b.segment(step, ROW, COLUMN), after)
-            if triangle == "ge":
+            if triangle == "ge" and log is not None:
                 return b.exp(log)
         elif triangle == "ge":
             # every decay comes after the read in its step: Σ_{j≤m<i} a_m

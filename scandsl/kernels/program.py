@@ -1,12 +1,13 @@
 """Tile programs: what one chunk of tokens does to its carries and stores.
 
-A chunk holds up to `C` consecutive tokens of one sequence and one head.  Its program is a flat list of
-IR values in which per-token values have the row dimension `#i` (or `#j` when they stand in columns).
-Both printers (Triton and torch) print this one form; the torch printer runs many chunks at once.
+A chunk holds up to `C` consecutive tokens of one sequence and one head.  Its program is a flat list
+of IR values in which per-token values have the row dimension `#i` (or `#j` when they stand in
+columns). Both printers (Triton and torch) print this one form; the torch printer runs many chunks
+at once.
 
-Leaves: `Input(x)` with a row dimension repeats the last token of the sequence in rows behind its end;
-`Load(x)` with a row dimension is zero there; `Load(x)` without one is a carry or a saved carry;
-`Row('#i')` is true for rows that hold a token.
+Leaves: `Input(x)` with a row dimension repeats the last token of the sequence in rows behind its
+end; `Load(x)` with a row dimension is zero there; `Load(x)` without one is a carry or a saved
+carry; `Row('#i')` is true for rows that hold a token.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scandsl.ir.nodes import Ref, operands
+from scandsl.ir.nodes import Ref, Value, operands
 from scandsl.ir.rewrite import with_operands
 from scandsl.kernels.program import ChunkProgram
 
@@ -12,14 +12,14 @@ from scandsl.kernels.program import ChunkProgram
 def prune(program: ChunkProgram) -> ChunkProgram:
     """The same program without dead values; refs are renumbered."""
     needed = [False] * len(program.values)
-    for root in (*program.stores, *program.carries):
-        needed[root.value if hasattr(root, "value") else root.next] = True
+    for root in [s.value for s in program.stores] + [c.next for c in program.carries]:
+        needed[root] = True
     for ref in range(len(program.values) - 1, -1, -1):
         if needed[ref]:
             for operand in operands(program.values[ref].op):
                 needed[operand] = True
     renumbered: dict[Ref, Ref] = {}
-    values = []
+    values: list[Value] = []
     for ref, value in enumerate(program.values):
         if needed[ref]:
             renumbered[ref] = len(values)

@@ -1,8 +1,8 @@
 """Cuts a chunk program into kernels.
 
 In: a `ChunkProgram`.  Out: at most two `Kernel`s: one that walks over the chunks of a sequence with
-the carries on chip and keeps what each chunk was handed, and one that runs for all chunks at once from
-what was kept.  What may be cut over the grid, `scandsl.kernels.tiling` decides.
+the carries on chip and keeps what each chunk was handed, and one that runs for all chunks at once
+from what was kept.  What may be cut over the grid, `scandsl.kernels.tiling` decides.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Kernel:
 
     `loop`: walks over the chunks of one sequence (grid: sequences, heads, tiles), `carries` in
     registers, storing what each chunk is handed.  Otherwise one program per chunk and head, reading
-    `loads` (carries kept by the loop kernels).  `tiled` dimensions are cut over the third grid axis;
-    `partial` gives, for each store in order, those over whose tiles the caller has to sum.
+    `loads` (carries kept by the loop kernels).  `tiled` dimensions are cut over the third grid
+    axis; `partial` gives, for each store in order, those over whose tiles the caller has to sum.
     """
 
     name: str

@@ -6,8 +6,8 @@ In: a `ChunkProgram`.  Out: an equal one.  Two rules:
 * a sum of three is taken in the order of which half is there already:
   Σ_v a_iv (Σ_k q_ik S_kv) = Σ_k q_ik (Σ_v a_iv S_kv), if the program has the sum on the right.
 
-The second drops a matrix product wherever the gradient of a row's factor is wanted beside that of the
-row itself.
+The second drops a matrix product wherever the gradient of a row's factor is wanted beside that of
+the row itself.
 """
 
 from __future__ import annotations

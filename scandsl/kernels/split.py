@@ -1,8 +1,8 @@
 """Cuts a chunk program around its loop.
 
 In: a `ChunkProgram`.  Out: a `Split`.  What does not look at the carries can run for all chunks at
-once before the loop; what looks at them without feeding them can run for all chunks at once after it,
-from the carries kept at the start of every chunk.
+once before the loop; what looks at them without feeding them can run for all chunks at once after
+it, from the carries kept at the start of every chunk.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Decides which dimensions of a kernel may be cut over the grid, and makes that right.
 
-In: the values of a kernel and its results.  Out: the dimensions that may be cut, the values with masks
-put in, and for every result the dimensions over which its tiles have to be summed.
+In: the values of a kernel and its results.  Out: the dimensions that may be cut, the values with
+masks put in, and for every result the dimensions over which its tiles have to be summed.
 
-A value is *partial* along a cut dimension when its tile holds only its own tile's share of a sum.  Sums
-may go on through anything linear.  Where a partial value is added to one that every tile holds whole,
-the latter counts in the first tile only.
+A value is *partial* along a cut dimension when its tile holds only its own tile's share of a sum.
+Sums may go on through anything linear.  Where a partial value is added to one that every tile
+holds whole, the latter counts in the first tile only.
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ class _Cutter:
             ref = b.where(first, ref, b.const(0.0, b.kind_of(ref)))
         return ref
 
-    def _partial(self, value: Value, parts: Sequence[frozenset[str]]) -> frozenset[str]:
+    def _partial(  # noqa: C901 - one case per operation
+        self, value: Value, parts: Sequence[frozenset[str]]
+    ) -> frozenset[str]:
         """Along which cut dimensions a value is partial."""
         union = frozenset().union(*parts) if parts else frozenset()
         match value.op:

@@ -1,7 +1,7 @@
 """Decides how a program is carried out.
 
-In: a `Program` and what the caller forces.  Out: a `Plan`: one form for the whole step and the length
-of its chunks.  It does not derive kernels (`scandsl.kernels`) and knows no text.
+In: a `Program` and what the caller forces.  Out: a `Plan`: one form for the whole step and the
+length of its chunks.  It does not derive kernels (`scandsl.kernels`) and knows no text.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from scandsl.analysis.program import Form, Program
 CHUNK = 64
 """Tokens in a chunk of the torch form.
 
-Products of one chunk cost `C (K + V)` operations per token inside and `2 K V` with the state; at
-K = V = 64 the two meet near C = 64, where the matrices are also large enough for a processor's caches.
+Products of one chunk cost `C (K + V)` operations per token inside and `2 K V` with the state; at K
+= V = 64 the two meet near C = 64, where the matrices are also large enough for a processor's
+caches.
 """
 
 LEAST_CHUNK, LARGEST_CHUNK = 16, 256

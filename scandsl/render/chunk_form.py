@@ -1,4 +1,4 @@
-"""What the torch and the Triton text of the chunked form have in common: names, sizes, parameters."""
+"""What the torch and the Triton text of the chunked form share: names, sizes, parameters."""
 
 from __future__ import annotations
 
@@ -83,7 +83,11 @@ class ChunkForm:
     def size(self, dim: str) -> str:
         """The size of a dimension as text."""
         declared = next(d for d in self.recurrence.dims if d.name == dim)
-        return str(declared.size) if declared.size is not None else self.size_name(declared.base or dim)
+        return (
+            str(declared.size)
+            if declared.size is not None
+            else self.size_name(declared.base or dim)
+        )
 
     def size_lines(self) -> list[str]:
         """Statements that read the sizes off the tensors."""
@@ -100,7 +104,6 @@ class ChunkForm:
                 if name in family:
                     return f"{self.arg[tensor.name]}.shape[{self.head_axis(tensor) + 1 + place}]"
         raise InternalError(f"dimension `{dim}` has no size")
-
 
     def saved_shapes(self, name: str, size: str, flat: bool) -> list[str]:
         """The function that gives shapes and dtypes of the kept carries.

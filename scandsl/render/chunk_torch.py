@@ -45,7 +45,10 @@ class ChunkTorch(ChunkForm):
         """Both functions."""
         forward, backward = f"_{self.name}_chunk_forward", f"_{self.name}_chunk_backward"
         shapes = f"_{self.name}_chunk_saved"
-        parts = [self._forward(forward), "\n".join(self.saved_shapes(shapes, str(self.chunk), False))]
+        parts = [
+            self._forward(forward),
+            "\n".join(self.saved_shapes(shapes, str(self.chunk), False)),
+        ]
         source = "\n\n\n".join([*parts, self._backward(backward)])
         saved = tuple(self.kept(self.forward))
         return RenderedForm("torch", source + "\n", forward, backward, saved, shapes)
@@ -286,7 +289,9 @@ class ChunkTorch(ChunkForm):
             factors.append(f"{found[factor]}[..., {', '.join(picks)}]" if own else found[factor])
         return [tuple_of(factors), tuple_of(terms)]
 
-    def _factor_and_term(self, program: ChunkProgram, carry: Carry) -> tuple[Ref | None, Ref] | None:
+    def _factor_and_term(
+        self, program: ChunkProgram, carry: Carry
+    ) -> tuple[Ref | None, Ref] | None:
         values = program.values
 
         def is_carry(ref: Ref) -> bool:
@@ -346,7 +351,9 @@ class ChunkTorch(ChunkForm):
         lines += body
         outputs = []
         for store, text in zip(self.forward.stores, texts, strict=True):
-            target = {Kind.INT: "torch.int64", Kind.BOOL: "torch.bool"}.get(store.kind, f"{self.first}.dtype")
+            target = {Kind.INT: "torch.int64", Kind.BOOL: "torch.bool"}.get(
+                store.kind, f"{self.first}.dtype"
+            )
             var = names.fresh(f"out_{self.arg[store.name]}")
             lines += self._stored(var, store, text, target)
             outputs.append(var)
@@ -356,7 +363,10 @@ class ChunkTorch(ChunkForm):
         lines.append(f"saved = {tuple_of(self.kept(self.forward))} if save else ()")
         lines.append(f"return {tuple_of(outputs)}, {tuple_of(finals)}, saved")
         head = definition(name, [*self.parameters(), "save", "allow_tf32"])
-        doc = ['"""All chunks at once; a loop over chunks hands on the states."""', "del allow_tf32"]
+        doc = [
+            '"""All chunks at once; a loop over chunks hands on the states."""',
+            "del allow_tf32",
+        ]
         return "\n".join([*head, *indented([*doc, *lines])])
 
     def _backward(self, name: str) -> str:
@@ -370,7 +380,7 @@ class ChunkTorch(ChunkForm):
         lines = self._prelude()
         body, texts = self._body(program, names, kept, d_finals)
         lines += body
-        grads = dict(zip([s.name for s in program.stores], zip(program.stores, texts, strict=True)))
+        grads = {s.name: (s, text) for s, text in zip(program.stores, texts, strict=True)}
         results = []
         for tensor in self.tensors:
             arg = self.arg[tensor.name]

@@ -84,9 +84,7 @@ class ChunkTriton(ChunkForm):
 
     # ------------------------------------------------------------ launches
 
-    def _launch(
-        self, kernel: Kernel, rendered: RenderedKernel, texts: dict[str, str]
-    ) -> list[str]:
+    def _launch(self, kernel: Kernel, rendered: RenderedKernel, texts: dict[str, str]) -> list[str]:
         """One launch; `texts` gives what the caller calls each pointer."""
         limit = "_LOOP_TILE" if kernel.loop else "_CHUNK_TILE"
         blocks: dict[str, str] = {}
@@ -109,9 +107,7 @@ class ChunkTriton(ChunkForm):
         lines.append(f"_kernel({rendered.name})[grid](")
         for argument in rendered.arguments:
             lines.append(f"    {argument}={self._argument(argument, kernel, texts, blocks)},")
-        width = ", ".join(
-            blocks[self.names.dims[d]] for d in rendered.dims if self._is_wide(d)
-        )
+        width = ", ".join(blocks[self.names.dims[d]] for d in rendered.dims if self._is_wide(d))
         lines.append(f"    num_warps=_warps({width}),")
         lines.append(f"    num_stages={'2' if kernel.loop else '1'},")
         lines.append(")")
@@ -165,7 +161,10 @@ class ChunkTriton(ChunkForm):
             arg = self.carry_arg(carry.name)
             kept = self._empty(self._shape(("total", "heads"), carry.dims), self._kept_dtype(carry))
             end_shape = self._shape(("chunks.sequences", "heads"), carry.dims)
-            lines += [f"kept_{arg} = {kept}", f"end_{arg} = {self._empty(end_shape, 'torch.float32')}"]
+            lines += [
+                f"kept_{arg} = {kept}",
+                f"end_{arg} = {self._empty(end_shape, 'torch.float32')}",
+            ]
             lines.append(f"if {start} is not None:")
             lines.append(f"    {start} = {start}.contiguous()")
             texts |= {

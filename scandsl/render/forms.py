@@ -1,8 +1,8 @@
 """Which forms of a scan are rendered, per backend.
 
-In: a plan and the names of its scan.  Out: at most one `RenderedForm` per backend, torch first.  The
-sequential form exists for any scan on torch; the chunked form where the plan has it, on torch and, as
-far as its values fit into tiles, on Triton.
+In: a plan and the names of its scan.  Out: at most one `RenderedForm` per backend, torch first.
+The sequential form exists for any scan on torch; the chunked form where the plan has it, on torch
+and, as far as its values fit into tiles, on Triton.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def _local_names(names: ScanNames) -> dict[str, str]:
     out = {**names.arguments, **names.scalars}
     taken = Names()
     taken.reserve(p + name for name in out.values() for p in _PREFIXES)
-    declared = [s.name for s in names.recurrence.states] + [o.name for o in names.recurrence.outputs]
+    declared = [s.name for s in names.recurrence.states] + [
+        o.name for o in names.recurrence.outputs
+    ]
     for name in declared:
         if name in out:
             continue

@@ -53,7 +53,7 @@ _INFIX = {
     "or": "({a} | {b})",
 }
 
-HELPERS = '''
+HELPERS = """
 def _log1p(x):
     u = 1.0 + x
     return tl.where(u == 1.0, x, tl.log(u) * (x / (u - 1.0)))
@@ -84,7 +84,7 @@ def _power(a, b):
     odd = whole & (tl.floor(b * 0.5) * 2.0 != b)
     signed = tl.where(odd & (a < 0), -size, size)
     return tl.where(b == 0.0, 1.0, tl.where((a < 0) & (whole == 0), float("nan"), signed))
-'''
+"""
 
 
 def unary(fn: str, x: str) -> str:

@@ -1,7 +1,8 @@
 """Renders one scheduled kernel as a Triton function.
 
 In: a `Kernel` and the recurrence's tensors.  Out: the source of a plain Python function (made a
-kernel by `triton.jit` at the first launch) and the order of its arguments, which the host code needs.
+kernel by `triton.jit` at the first launch) and the order of its arguments, which the host code
+needs.
 """
 
 from __future__ import annotations
@@ -12,20 +13,27 @@ from dataclasses import dataclass
 
 from scandsl.diagnostics import InternalError
 from scandsl.ir.nodes import (
+    Contract,
     Dims,
     Input,
+    Insert,
+    Iota,
     Kind,
     Load,
     MakeComplex,
+    Normalize,
     Param,
     Recurrence,
+    Reduce,
     Ref,
     Scalar,
+    Select,
+    Size,
     Time,
     Unary,
     Value,
 )
-from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram
+from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.schedule import Kernel
 from scandsl.kernels.tiling import FIRST
 from scandsl.render.names import ascii_name
@@ -33,8 +41,8 @@ from scandsl.render.triton_printer import WIDTH, Axis, Tile, TritonPrinter, use_
 
 _OWN = (
     "tl", "triton", "CHUNK", "CHUNKS", "TOKENS", "HEADS", "DOT", "PRECISION", "PACKED", "i", "row",
-    "seq", "h", "tile", "first", "count", "token", "chunk", "length", "begin", "first_chunk", "step",
-    "n", "where", "position", "starts_ptr", "counts_ptr", "seqs_ptr", "locals_ptr",
+    "seq", "h", "tile", "first", "count", "token", "chunk", "length", "begin", "first_chunk",
+    "step", "n", "where", "position", "starts_ptr", "counts_ptr", "seqs_ptr", "locals_ptr",
     "first_chunks_ptr", "position_ptr", "chunks", "rest", "float", "range", "if", "for", "in", "is",
 )  # fmt: skip
 
@@ -128,12 +136,15 @@ class KernelRenderer:
         used: set[str] = set()
         for ref in self.kernel.refs:
             used.update(self.values[ref].dims)
-            op = self.values[ref].op
-            if hasattr(op, "dim"):
-                used.add(op.dim)
-            if hasattr(op, "over"):
-                used.update(op.over)
-        for result in (*self.kernel.carries, *self.kernel.stores, *self.kernel.loads):
+            match self.values[ref].op:
+                case Iota(dim) | Size(dim) | Select(_, dim) | Insert(_, dim):
+                    used.add(dim)
+                case Contract(_, _, over) | Reduce(_, _, over) | Normalize(_, _, over):
+                    used.update(over)
+                case _:
+                    pass
+        results: list[Carry | Store] = [*self.kernel.carries, *self.kernel.loads]
+        for result in [*results, *self.kernel.stores]:
             used.update(result.dims)
         for name in (*self.kernel.inputs, *self.kernel.params):
             used.update(self.tensors[name].dims)
@@ -403,9 +414,13 @@ class KernelRenderer:
         for store, partial in zip(self.kernel.stores, self.kernel.partial, strict=True):
             out += [f"part_{t(store.name)}"] if partial else []
         out += [t(s) for s in self.kernel.scalars]
-        out += ["starts_ptr", "first_chunks_ptr"] if self.kernel.loop else ["starts_ptr", "counts_ptr"]
+        out += (
+            ["starts_ptr", "first_chunks_ptr"] if self.kernel.loop else ["starts_ptr", "counts_ptr"]
+        )
         if self.kernel.uses_position:
-            out += ["position_ptr"] if self.kernel.loop else ["position_ptr", "seqs_ptr", "locals_ptr"]
+            out += (
+                ["position_ptr"] if self.kernel.loop else ["position_ptr", "seqs_ptr", "locals_ptr"]
+            )
         out += ["TOKENS", "CHUNKS", "HEADS"]
         out += [f"heads_{t(x)}" for x in (*self.kernel.inputs, *self.kernel.params)]
         return out

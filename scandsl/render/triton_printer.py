@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import assert_never
+
+from typing_extensions import assert_never
 
 from scandsl.diagnostics import InternalError
 from scandsl.ir.nodes import (
@@ -202,7 +203,9 @@ class TritonPrinter:
             case Cast(x):
                 return self._cast(x, value.kind)
             case Clamp(x, low, high):
-                lower = f"tl.maximum({self.aligned(x, value.dims)}, {self.aligned(low, value.dims)})"
+                lower = (
+                    f"tl.maximum({self.aligned(x, value.dims)}, {self.aligned(low, value.dims)})"
+                )
                 return self._plain(f"tl.minimum({lower}, {self.aligned(high, value.dims)})")
             case Where(c, a, b):
                 return self._where(value, c, a, b)
@@ -233,8 +236,8 @@ class TritonPrinter:
                 return self._select(x, dim, index)
             case Insert(x, dim, index, y):
                 here = f"{self._offsets(dim, value.dims)} == {index}"
-                text = f"tl.where({here}, {self.aligned(y, value.dims)}, {self.aligned(x, value.dims)})"
-                return self._plain(text)
+                chosen = ", ".join(self.aligned(r, value.dims) for r in (y, x))
+                return self._plain(f"tl.where({here}, {chosen})")
             case Stack(xs, dim):
                 text = "0.0"
                 for index, x in enumerate(xs):
@@ -455,9 +458,7 @@ class TritonPrinter:
         place = self._offsets(dim, dims)
         edge = f"{self.axis[dim].block} - 1" if reverse else "0"
         last = "tl.minimum" if reverse else "tl.maximum"
-        inner = self.assign(
-            f"tl.broadcast_to({last}({place} {step}, {edge}), {self.shape(dims)})"
-        )
+        inner = self.assign(f"tl.broadcast_to({last}({place} {step}, {edge}), {self.shape(dims)})")
         moved = self.assign(f"tl.gather({whole}, {inner}, {axis})")
         return Tile(f"tl.where({place} == {edge}, 0.0, {moved})", False, clean)
 
@@ -527,7 +528,9 @@ def split_arguments(text: str) -> list[str]:
     return parts
 
 
-def use_counts(values: Sequence[Value], refs: Sequence[Ref], roots: Sequence[Ref]) -> dict[Ref, int]:
+def use_counts(
+    values: Sequence[Value], refs: Sequence[Ref], roots: Sequence[Ref]
+) -> dict[Ref, int]:
     """How often each value is used by the others of a kernel and by its results."""
     counts: dict[Ref, int] = {}
     for ref in refs:

@@ -95,7 +95,9 @@ def compile_launch(launch: Launch, backend: str, arch: int | str) -> Compiled:
     target = GPUTarget(backend, arch, 32 if backend == "cuda" else 64)
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
     compiled = triton.compile(source, target=target, options=options)
-    registers, spilled, counts = None, None, {}
+    registers: int | None = None
+    spilled: int | None = None
+    counts: dict[str, int] = {}
     if backend == "cuda":
         registers, spilled, counts = _read_binary(compiled.asm["cubin"])
     return Compiled(
