@@ -1,0 +1,105 @@
+"""Hand-written loops over time: what a user of torch writes without a compiler.  Frozen.
+
+In: the tensors of the example of the same name, in its order.  Out: its output.  Inputs are taken
+apart with `unbind`, what can be done for all tokens at once is done before the loop, a token costs
+as few torch calls as it can, and autograd does the rest.  These functions are the baseline that
+speed is measured against: they do not change when the compiler does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own habit
+from torch import Tensor
+
+
+def _columns(x: Tensor) -> tuple[Tensor, ...]:
+    """`[B, T, H, D]` as T columns `[B, H, D, 1]`."""
+    return x.unsqueeze(-1).unbind(1)
+
+
+def _rows(x: Tensor) -> tuple[Tensor, ...]:
+    """`[B, T, H, D]` as T rows `[B, H, 1, D]`."""
+    return x.unsqueeze(-2).unbind(1)
+
+
+def _matrix_state(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    batch, _, heads, size = k.shape
+    return q.new_zeros(batch, heads, size, v.shape[-1])
+
+
+def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """S += phi(k) v,  z += phi(k),  o = phi(q) S / max(phi(q) z, 1e-6),  phi = elu + 1."""
+    q, k = F.elu(q) + 1, F.elu(k) + 1
+    state = _matrix_state(q, k, v)
+    total = torch.zeros_like(k[:, 0]).unsqueeze(-1)
+    out = []
+    for q_t, k_t, v_t in zip(_rows(q), _columns(k), _rows(v), strict=True):
+        state = torch.addcmul(state, k_t, v_t)
+        total = total + k_t
+        out.append((q_t @ state) / (q_t @ total).clamp(min=1e-6))
+    return torch.stack(out, 1).squeeze(-2)
+
+
+def retnet(q: Tensor, k: Tensor, v: Tensor, gamma: Tensor) -> Tensor:
+    """S = gamma S + k v,  o = scale q S."""
+    state = _matrix_state(q, k, v)
+    decay = gamma[:, None, None]
+    rows = _rows(q * k.shape[-1] ** -0.5)
+    out = []
+    for q_t, k_t, v_t in zip(rows, _columns(k), _rows(v), strict=True):
+        state = torch.addcmul(decay * state, k_t, v_t)
+        out.append(q_t @ state)
+    return torch.stack(out, 1).squeeze(-2)
+
+
+def simple_gla(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> Tensor:
+    """S = exp(g) S + k v,  o = scale q S."""
+    state = _matrix_state(q, k, v)
+    decays = g.exp()[..., None, None].unbind(1)
+    rows = _rows(q * k.shape[-1] ** -0.5)
+    out = []
+    for q_t, k_t, v_t, decay in zip(rows, _columns(k), _rows(v), decays, strict=True):
+        state = torch.addcmul(decay * state, k_t, v_t)
+        out.append(q_t @ state)
+    return torch.stack(out, 1).squeeze(-2)
+
+
+def mamba2(
+    x: Tensor, dt: Tensor, b: Tensor, c: Tensor, a_log: Tensor, d: Tensor, dt_bias: Tensor
+) -> Tensor:
+    """S = exp(-delta exp(A_log)) S + delta B x,  y = C S + D x,  delta = softplus(dt + dt_bias)."""
+    delta = F.softplus(dt + dt_bias)
+    decays = torch.exp(-delta * a_log.exp())[..., None, None].unbind(1)
+    state = _matrix_state(c, b, x)
+    written = _columns(b * delta[..., None])
+    out = []
+    for c_t, b_t, x_t, decay in zip(_rows(c), written, _rows(x), decays, strict=True):
+        state = torch.addcmul(decay * state, b_t, x_t)
+        out.append(c_t @ state)
+    return torch.stack(out, 1).squeeze(-2) + d[:, None] * x
+
+
+def gated_delta_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> Tensor:
+    """S = exp(g) S,  S += beta k (v - k S),  o = scale q S."""
+    state = _matrix_state(q, k, v)
+    decays = g.exp()[..., None, None].unbind(1)
+    rows = _rows(q * k.shape[-1] ** -0.5)
+    written = _columns(k * beta[..., None])
+    out = []
+    for q_t, k_t, w_t, v_t, decay in zip(rows, _rows(k), written, _rows(v), decays, strict=True):
+        state = decay * state
+        state = torch.addcmul(state, w_t, v_t - k_t @ state)
+        out.append(q_t @ state)
+    return torch.stack(out, 1).squeeze(-2)
+
+
+LOOPS: dict[str, Callable[..., Tensor]] = {
+    "linear_attention": linear_attention,
+    "retnet": retnet,
+    "simple_gla": simple_gla,
+    "mamba2": mamba2,
+    "gated_delta_rule": gated_delta_rule,
+}

@@ -1,0 +1,157 @@
+"""Generated code against a hand-written loop on the CPU: `python benchmarks/cpu.py`.
+
+Forward and backward of the generated torch backend and of the frozen loop in `baselines.py`, one
+after the other in turn, the median of each, and their ratio.  Before anything is timed, outputs and
+gradients of the generated code are judged against the loop in float64.  Exit status 1 if they are
+wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import Tensor
+
+import scandsl
+from benchmarks.baselines import LOOPS
+from benchmarks.common import ROOT, environment, number, realistic, show, sizes_for, write_json
+from scandsl.driver import check
+from scandsl.loader import read_source
+from scandsl.testing.compare import relative_rms
+from scandsl.testing.tolerances import Role, tolerance
+
+Results = dict[str, Tensor]
+
+
+def main() -> int:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    found = []
+    for name in options.spec or ["simple_gla", "retnet", "linear_attention", "mamba2"]:
+        found.append(_one(name, options))
+        print(f"{name}: {found[-1]['ratio']:.1f} times faster than the loop", flush=True)
+    shape = f"B={options.batch} T={options.time} H={options.heads} K={options.key} V={options.value}"
+    show(
+        f"forward and backward, {shape}, {options.dtype}, {options.threads} threads",
+        ("scan", "form", "loop ms", "torch ms", "times faster", "error/bound"),
+        [_row(result) for result in found],
+    )
+    wrong = [f"{r['scan']}: {e['tensor']} {e['error']:.2e}" for r in found for e in _wrong(r)]
+    print(*(f"wrong: {line}" for line in wrong), sep="\n")
+    out = options.out / f"cpu-{options.dtype}-T{options.time}.json"
+    write_json(out, {**environment(), "threads": options.threads, "results": found})
+    print(f"written: {out}")
+    return 1 if wrong else 0
+
+
+def _options() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--spec", action="append", choices=sorted(LOOPS), help="an example; repeatable")
+    p.add_argument("--batch", "-B", type=int, default=1)
+    p.add_argument("--time", "-T", type=int, default=4096)
+    p.add_argument("--heads", "-H", type=int, default=4)
+    p.add_argument("--key", "-K", type=int, default=64)
+    p.add_argument("--value", "-V", type=int, default=64)
+    p.add_argument("--dtype", default="float32", choices=("float32", "float64"))
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--repeats", type=int, default=5)
+    p.add_argument("--chunk", type=int, help="force the chunk length")
+    p.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    return p.parse_args()
+
+
+def _one(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Judge one example, then time it."""
+    path = ROOT / "examples" / f"{name}.scan"
+    module = scandsl.load(path, chunk=options.chunk)
+    (recurrence,) = check(read_source(path)).recurrences
+    dtype = getattr(torch, options.dtype)
+    sizes = sizes_for(recurrence, options.key, options.value)
+    shape = (options.batch, options.time, options.heads)
+    tensors = realistic(recurrence, sizes, shape, dtype)
+    (output,) = recurrence.outputs
+    cotangent = torch.randn(*shape, *(sizes[d] for d in output.dims), dtype=dtype)
+
+    def generated(given: Mapping[str, Tensor]) -> Results:
+        return _ran(lambda *xs: getattr(module, name)(*xs, backend="torch")[0], given, cotangent)
+
+    def loop(given: Mapping[str, Tensor]) -> Results:
+        return _ran(LOOPS[name], given, cotangent)
+
+    verdicts = _judged(generated, loop, tensors, dtype)
+    times = _timed({"generated": generated, "loop": loop}, tensors, options.repeats)
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    return {
+        "scan": name, "form": _form(module, name), "B": options.batch, "T": options.time,
+        "H": options.heads, "sizes": sizes, "dtype": options.dtype, "verdicts": verdicts,
+        "milliseconds": times, "median": medians, "ratio": medians["loop"] / medians["generated"],
+    }  # fmt: skip
+
+
+def _form(module: ModuleType, name: str) -> str:
+    return "chunk" if hasattr(module, f"_{name}_chunk_forward") else "sequential"
+
+
+def _ran(function: Callable[..., Tensor], given: Mapping[str, Tensor], cotangent: Tensor) -> Results:
+    """The output and all gradients."""
+    leaves = {name: x.detach().requires_grad_() for name, x in given.items()}
+    out = function(*leaves.values())
+    grads = torch.autograd.grad(out, list(leaves.values()), cotangent.to(out.dtype))
+    return {"output": out.detach(), **dict(zip(leaves, grads, strict=True))}
+
+
+def _judged(
+    generated: Callable[..., Results],
+    loop: Callable[..., Results],
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype,
+) -> list[dict[str, Any]]:
+    """Relative RMS errors against the loop in float64, beside the loop's own."""
+    truth = loop({name: x.double() for name, x in tensors.items()})
+    mine, own = generated(tensors), loop(tensors)
+    out = []
+    for key, true in truth.items():
+        role = Role.OUTPUT if key == "output" else Role.VECTOR
+        bound = tolerance(dtype, role, relative_rms(own[key], true))
+        error = relative_rms(mine[key], true)
+        out.append({"tensor": key, "error": error, "bound": bound, "ok": error <= bound})
+    return out
+
+
+def _wrong(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [v for v in result["verdicts"] if not v["ok"]]
+
+
+def _timed(
+    functions: Mapping[str, Callable[..., Results]], tensors: Mapping[str, Tensor], repeats: int
+) -> dict[str, list[float]]:
+    """Milliseconds, all functions in turn, so that what the machine does meets them alike."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(repeats + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function(tensors)
+            if turn:  # the first turn warms up
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def _row(result: Mapping[str, Any]) -> list[str]:
+    worst = max(v["error"] / v["bound"] for v in result["verdicts"])
+    median = result["median"]
+    numbers = (median["loop"], median["generated"], result["ratio"], worst)
+    return [result["scan"], result["form"], *map(number, numbers)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
