@@ -10,24 +10,21 @@ from dataclasses import dataclass
 
 from scandsl.analysis.program import Form, Program
 
-CHUNK = 64
-"""Tokens in a chunk of the torch form.
-
-Products of one chunk cost `C (K + V)` operations per token inside and `2 K V` with the state; at K
-= V = 64 the two meet near C = 64, where the matrices are also large enough for a processor's
-caches.
-"""
-
 LEAST_CHUNK, LARGEST_CHUNK = 16, 256
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The form of a whole step, the length of its chunks, and why."""
+    """The form of a whole step, why, and the length of its chunks where the caller forces one.
+
+    Otherwise the length is chosen when the sizes are known: products inside a chunk of C tokens cost
+    `C (K + V)` operations per token and those with the state `2 K V`, while a kept state costs
+    `K V / C` numbers per token.
+    """
 
     program: Program
     form: Form
-    chunk: int
+    chunk: int | None
     reason: str
 
 
@@ -42,14 +39,13 @@ def make_plan(program: Program, form: str | None = None, chunk: int | None = Non
     """
     if form not in (None, Form.CHUNK.value, Form.SEQUENTIAL.value):
         raise PlanError(f"unknown form {form!r}: expected 'chunk' or 'sequential'")
-    size = CHUNK if chunk is None else chunk
-    if size & (size - 1) or not LEAST_CHUNK <= size <= LARGEST_CHUNK:
+    if chunk is not None and (chunk & (chunk - 1) or not LEAST_CHUNK <= chunk <= LARGEST_CHUNK):
         raise PlanError(
-            f"chunk length {size}: expected a power of two from {LEAST_CHUNK} to {LARGEST_CHUNK}"
+            f"chunk length {chunk}: expected a power of two from {LEAST_CHUNK} to {LARGEST_CHUNK}"
         )
     if form == Form.CHUNK.value and program.form is not Form.CHUNK:
         raise PlanError(f"`{program.recurrence.name}` has no chunked form: {program.reason}")
     if form == Form.SEQUENTIAL.value:
-        return Plan(program, Form.SEQUENTIAL, size, "the sequential form was asked for")
+        return Plan(program, Form.SEQUENTIAL, chunk, "the sequential form was asked for")
     chunked = program.form is Form.CHUNK
-    return Plan(program, Form.CHUNK if chunked else Form.SEQUENTIAL, size, program.reason)
+    return Plan(program, Form.CHUNK if chunked else Form.SEQUENTIAL, chunk, program.reason)

@@ -36,9 +36,9 @@ from scandsl.render.torch_printer import Scope, Text, TorchPrinter
 
 @dataclass(slots=True)
 class ChunkTorch(ChunkForm):
-    """Writes the torch form of one recurrence, with `chunk` tokens in a chunk."""
+    """Writes the torch form of one recurrence; `chunk` forces the tokens in a chunk."""
 
-    chunk: int
+    chunk: int | None
     helpers: set[str] = field(default_factory=set)
 
     def render(self) -> RenderedForm:
@@ -47,7 +47,7 @@ class ChunkTorch(ChunkForm):
         shapes = f"_{self.name}_chunk_saved"
         parts = [
             self._forward(forward),
-            "\n".join(self.saved_shapes(shapes, str(self.chunk), False)),
+            "\n".join(self.saved_shapes(shapes, self._chunk_length('sizes.dim["{}"]'), False)),
         ]
         source = "\n\n\n".join([*parts, self._backward(backward)])
         saved = tuple(self.kept(self.forward))
@@ -68,8 +68,9 @@ class ChunkTorch(ChunkForm):
             *call("dtype", "_compute_dtype", [self.arg[t.name] for t in self.tensors]),
             f"heads = {self.heads()}",
             f"device = {first}.device",
-            f"chunks = _chunks({first}.shape[0], {first}.shape[1], {self.chunk}, cu_seqlens)",
             *self.size_lines(),
+            f"length = {self._chunk_length('size')}",
+            f"chunks = _chunks({first}.shape[0], {first}.shape[1], length, cu_seqlens)",
         ]
 
     def _sizes(self) -> dict[str, str]:
@@ -82,13 +83,22 @@ class ChunkTorch(ChunkForm):
         return ", ".join(parts)
 
     def _names(self) -> Names:
-        taken = {*self.parameters(), "dtype", "heads", "device", "chunks", "save", "n", "step"}
+        taken = {*self.parameters(), "dtype", "heads", "device", "chunks", "save", "n", "step", "length"}
         taken |= {"allow_tf32", "math", "torch", "carried", "kept", "ends", "saved"}
         taken |= {self.size_name(d.name) for d in self.recurrence.dims}
         return Names(taken)
 
     def _used(self, program: ChunkProgram, refs: Sequence[Ref]) -> list[tuple[Ref, Value]]:
         return [(r, program.values[r]) for r in refs]
+
+    def _chunk_length(self, size: str) -> str:
+        """Tokens in a chunk, as text; `size` tells how a dimension's size is written."""
+        if self.chunk is not None:
+            return str(self.chunk)
+        widest = max((s.dims for s in self.recurrence.states), key=len, default=())
+        base = {d.name: d.base or d.name for d in self.recurrence.dims}
+        parts = [self.size(d) if size == "size" else size.format(base[d]) for d in widest]
+        return f"_chunk_length({', '.join(parts)})"
 
     # ------------------------------------------------------------ leaves
 
