@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from scandsl.diagnostics import InternalError
 from scandsl.ir.nodes import Recurrence, Tensor, uses_time
 from scandsl.kernels.backward import Backward
+from scandsl.kernels.precision import cancels
 from scandsl.kernels.program import ChunkProgram
 
 
@@ -25,6 +26,11 @@ class ChunkForm:
     def uses_time(self) -> bool:
         """Whether the position is part of the carried state."""
         return uses_time(self.recurrence)
+
+    @property
+    def storage(self) -> str:
+        """The type of kept matrices on Triton, as text of the functions that are given sizes."""
+        return "sizes.dtype" if cancels(self.forward) else "sizes.storage"
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -122,7 +128,7 @@ class ChunkForm:
             lead = ["sizes.batch", "sizes.heads", "count"]
             if flat:
                 lead = ["count if sizes.packed else sizes.batch * count", "sizes.heads"]
-            dtype = "sizes.storage" if flat and wide else "sizes.dtype"
+            dtype = self.storage if flat and wide else "sizes.dtype"
             shapes.append(f"({tuple_of([*lead, *inner])}, {dtype})")
         body += ["return (", *(f"    {s}," for s in shapes), ")"]
         return [*lines, *("    " + x for x in body)]

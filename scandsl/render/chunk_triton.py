@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from scandsl.ir.nodes import Dims, Kind, Tensor
 from scandsl.kernels.backward import cotangent
+from scandsl.kernels.precision import cancels
 from scandsl.kernels.program import Carry, Store
 from scandsl.kernels.schedule import Kernel, schedule
 from scandsl.render.chunk_form import ChunkForm, definition, tuple_of
@@ -39,7 +40,7 @@ class ChunkTriton(ChunkForm):
         shapes = f"_{self.name}_triton_saved"
         base = {d.name: d.base or d.name for d in self.recurrence.dims}
         widest = tuple_of([f'sizes.dim["{base[d]}"]' for d in self._vector_dims()])
-        size = f"_chunk_size({widest}, sizes.storage)"
+        size = f"_chunk_size({widest}, {self.storage})"
         sources.append("\n".join(self.saved_shapes(shapes, size, True)))
         text = "\n\n\n".join(sources) + "\n"
         return RenderedForm("triton", text, forward, backward, saved, shapes)
@@ -62,7 +63,8 @@ class ChunkTriton(ChunkForm):
         lines += self.size_lines()
         vectors = [self.arg[t.name] for t in self.recurrence.inputs if t.dims]
         lines.append(f"vectors = {tuple_of(vectors)}")
-        lines.append("dot, kept_dtype, precision = _operands(vectors, allow_tf32)")
+        digits = ", cancels=True" if cancels(self.forward) else ""
+        lines.append(f"dot, kept_dtype, precision = _operands(vectors, allow_tf32{digits})")
         widest = [self.size(d) for d in self._vector_dims()]
         lines.append(f"chunk_size = _chunk_size({tuple_of(widest)}, kept_dtype)")
         lines.append(f"batch, tokens = {self.first}.shape[:2]")
