@@ -165,7 +165,7 @@ def test_generated_text_is_clean(tmp_path: Path) -> None:
         (tmp_path / f"{path.stem}.py").write_text(text_of(path)[0], encoding="utf-8")
     (tmp_path / "long_names.py").write_text(_with_long_names(), encoding="utf-8")
     ruff = [sys.executable, "-m", "ruff"]
-    rules = ["--select", "E,F,W,I,B,SIM"]
+    rules = ["--select", "E,F,W,I,B,UP,SIM"]
     for command in (["format", "--check"], ["check", *rules], ["check"]):
         call = [*ruff, *command, "--isolated", "--line-length", "100", "--no-cache", str(tmp_path)]
         done = subprocess.run(call, capture_output=True, text=True, check=False)

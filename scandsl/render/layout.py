@@ -88,9 +88,13 @@ def _wrapped(line: str, width: int) -> list[str]:
     if len(line) <= width:
         return [line]
     lead = line[: len(line) - len(line.lstrip())]
-    options = {"break_long_words": False, "break_on_hyphens": False}
     return textwrap.wrap(
-        line.lstrip(), width, initial_indent=lead, subsequent_indent=lead + "    ", **options
+        line.lstrip(),
+        width,
+        initial_indent=lead,
+        subsequent_indent=lead + "    " if lead else "",
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 

@@ -59,7 +59,7 @@ def render_module(plans: Sequence[Plan], source: Source) -> str:
         "module",
         {
             "docstring": "\n".join(_heading(sections, source, digest)),
-            "header": "\n".join(_header(sections, source)),
+            "header": "\n".join(_header(source)),
             "exported": sorted(exported),
             "backends": ", ".join(f'"{b}"' for b in backends),
             "reads_environment": "os.environ" in extra_runtime,
@@ -90,20 +90,9 @@ def _heading(sections: Sequence[_Section], source: Source, digest: str) -> list[
     return docstring("\n".join(lines), 0)
 
 
-def _ambiguous(sections: Sequence[_Section]) -> bool:
-    """Whether a spec uses names that linters take for digits."""
-    found = {v.name for s in sections for v in s.recurrence.values}
-    found |= {n for s in sections for n in s.names.arguments}
-    found |= {p.name for s in sections for p in s.names.state}
-    found |= {o.name for s in sections for o in s.recurrence.outputs}
-    found |= {d.name for s in sections for d in s.recurrence.dims}
-    return not found.isdisjoint({"l", "I", "O"})
-
-
-def _header(sections: Sequence[_Section], source: Source) -> list[str]:
-    lines = ["# ruff: noqa: E741", ""] if _ambiguous(sections) else []
+def _header(source: Source) -> list[str]:
     spec = "\n".join("    " + line for line in source.text.strip("\n").split("\n"))
-    return [*lines, "# The spec:", "#", *commented(spec)]
+    return ["# The spec:", "#", *commented(spec)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ In: a `Recurrence` without `Grad`.  Out: a `ScanNames` and small pieces of text 
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from scandsl.ir.nodes import (
@@ -71,19 +73,34 @@ class ScanNames:
 def scan_names(recurrence: Recurrence) -> ScanNames:
     """Choose the names of a scan."""
     public = function_name(recurrence.name)
-    names = Names()
-    arguments = {n: names.fresh(argument_name(n)) for n in recurrence.arguments}
-    scalars = {s.name: names.fresh(argument_name(s.name)) for s in recurrence.scalars}
+    stem = public.strip("_") or "scan"
+    if len(stem) > 40:
+        stem = f"{stem[:32]}_{hashlib.sha256(stem.encode()).hexdigest()[:6]}"
+    arguments = _unique(recurrence.arguments, ())
+    scalars = _unique([s.name for s in recurrence.scalars], arguments.values())
     return ScanNames(
         recurrence,
         public,
-        f"_{public.strip('_')}",
+        f"_{stem}",
         camel(recurrence.name),
-        f"_{public.strip('_').upper()}",
+        f"_{stem.upper()}",
         arguments,
         scalars,
         state_parts(recurrence),
     )
+
+
+def _unique(names: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
+    """Names for a signature: as they are declared, unless that cannot be."""
+    used = set(taken)
+    out = {}
+    for name in names:
+        python = argument_name(name)
+        while python in used:
+            python += "_"
+        used.add(python)
+        out[name] = python
+    return out
 
 
 def state_parts(recurrence: Recurrence) -> tuple[StatePart, ...]:

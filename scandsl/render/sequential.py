@@ -159,8 +159,10 @@ class _Sequential:
         out += [f"{self.start[p.name]}: Tensor | None" for p in self.names.state]
         return [*out, "cu_seqlens: Tensor | None"]
 
-    def _prologue(self) -> list[str]:
+    def _prologue(self, outputs: bool) -> list[str]:
         """Sizes, arguments in the layout of the step, and the stages before the loop."""
+        read = {*self.stages.token, *self.stages.fixed, *(n for n, _ in self.stages.maps.leaves)}
+        read |= set(self.early.values()) if outputs else set()
         table = self.names.table
         raw = [self.names.arguments[n] for n in self.recurrence.arguments]
         starts = [self.start[p.name] for p in self.names.state]
@@ -179,7 +181,7 @@ class _Sequential:
             lines.append("like = torch.empty((), dtype=sizes.dtype, device=device)")
         for stage, printed in self._before():
             if printed is not None:
-                targets = [self.local[n] for n, _ in stage.results]
+                targets = [self.local[n] if n in read else "_" for n, _ in stage.results]
                 call = self._arguments(stage, printed)
                 lines += assigned(targets, printed.name, call)
         return lines
@@ -269,7 +271,7 @@ class _Sequential:
         return [*head, *indented([*doc, f"return _saved_shapes({self.names.table}, sizes, save)"])]
 
     def _forward(self, name: str) -> list[str]:
-        lines = self._prologue()
+        lines = self._prologue(True)
         tokens, fixed = self._loop_arguments(self.functions.step)
         lines += tuple_assigned("tokens", tokens)
         lines += tuple_assigned("fixed", fixed)
@@ -304,7 +306,7 @@ class _Sequential:
     # ------------------------------------------------------------ backward
 
     def _backward(self, name: str) -> list[str]:
-        lines = self._prologue()
+        lines = self._prologue(False)
         tokens, fixed = self._loop_arguments(self.functions.adjoint)
         _, advance_fixed = self._loop_arguments(self.functions.advance)
         lines += tuple_assigned("tokens", tokens)

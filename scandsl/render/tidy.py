@@ -14,13 +14,32 @@ from collections.abc import Iterator, Sequence
 from scandsl.render.layout import WIDTH
 
 _ONE_TARGET = re.compile(r"^(\s*)([^\W\d]\w*), = ")
+_LOCAL = re.compile(
+    r"^    (?=size_\w+ = \w+\.shape|\(kept_\w+,\) = kept$)\(?(?P<name>\w+)(,\))? = [\w.\[\]]+$"
+)
 _OPEN, _CLOSE = "([{", ")]}"
 
 
 def tidied(text: str) -> str:
     """The module's text, tidied."""
     lines = list(_statements(text.split("\n")))
-    return "\n".join(_spaced(lines))
+    return "\n".join(_spaced(_without_unused_sizes(lines)))
+
+
+def _without_unused_sizes(lines: Sequence[str]) -> list[str]:
+    """Drop `size_K = x.shape[2]` and the like where nothing of the function reads it."""
+    out: list[str] = []
+    body: list[str] = []
+    for line in [*lines, "def end():"]:
+        if line.startswith(("def ", "class ")):
+            words = re.findall(r"\w+", "\n".join(body))
+            used = [x for x in body if not (m := _LOCAL.match(x)) or words.count(m["name"]) > 1]
+            if not any(x.endswith(" = kept") for x in used):
+                used = [x.replace("    kept, ends = ", "    _, ends = ") for x in used]
+            out += used
+            body = []
+        body.append(line)
+    return out
 
 
 def _statements(lines: Sequence[str]) -> Iterator[str]:
@@ -34,7 +53,7 @@ def _statements(lines: Sequence[str]) -> Iterator[str]:
             quoted = quoted != opens
             yield line
             continue
-        line = _ONE_TARGET.sub(r"\1(\2,) = ", line)
+        line = _single_brackets(_ONE_TARGET.sub(r"\1(\2,) = ", line))
         joined = _joined(line, lines[index : index + 2])
         if joined is not None:
             yield joined
@@ -43,6 +62,31 @@ def _statements(lines: Sequence[str]) -> Iterator[str]:
             yield from exploded(line)
         else:
             yield line
+
+
+def _single_brackets(line: str) -> str:
+    """`f((a + b))` as `f(a + b)`."""
+    place = line.find("((")
+    while place >= 0:
+        end = _matching(line, place + 1)
+        called = line[place - 1 : place].isalnum() or line[place - 1 : place] == "_"
+        inner = line[place + 2 : end]
+        alone = called and line[end + 1 : end + 2] == ")" and len(_items(inner)) == 1
+        if alone and not inner.endswith(",") and " for " not in inner:
+            line = line[: place + 1] + inner + line[end + 1 :]
+        place = line.find("((", place + 1)
+    return line
+
+
+def _matching(text: str, start: int) -> int:
+    """Where the bracket at `start` is closed, or -1."""
+    depth = 0
+    for char, place in _code(text):
+        if place >= start:
+            depth += (char in _OPEN) - (char in _CLOSE)
+            if depth == 0:
+                return place
+    return -1
 
 
 def _joined(line: str, rest: Sequence[str]) -> str | None:
@@ -106,10 +150,12 @@ def exploded(line: str) -> list[str]:
     if found is None:
         return [line]
     start, last = found
+    if _subscript(line, code[start][1]):
+        return _parenthesised(line)
     head, inner = line[: code[start][1] + 1], line[code[start][1] + 1 : code[last][1]]
     tail = line[code[last][1] :]
     items = _items(inner)
-    if not items or (head.endswith("[") and not head.endswith(("= [", "([")) and len(items) < 2):
+    if not items:
         return [line]
     out = [head]
     comma = "" if len(items) == 1 and " for " in items[0] else ","  # a generator takes none
@@ -117,6 +163,20 @@ def exploded(line: str) -> list[str]:
         text = f"{indent}    {item}{comma}"
         out += exploded(text) if len(text) > WIDTH else [text]
     return [*out, indent + tail]
+
+
+def _subscript(line: str, place: int) -> bool:
+    before = line[place - 1 : place]
+    return line[place] == "[" and (before.isalnum() or before in "_)]")
+
+
+def _parenthesised(line: str) -> list[str]:
+    """`name = expression` with the expression on a line of its own."""
+    indent = line[: len(line) - len(line.lstrip())]
+    target, sign, value = line.partition(" = ")
+    if not sign or len(indent) + 4 + len(value) > WIDTH:
+        return [line]
+    return [f"{target} = (", f"{indent}    {value}", f"{indent})"]
 
 
 def _last_pair(code: Sequence[tuple[str, int]]) -> tuple[int, int] | None:

@@ -469,7 +469,7 @@ class KernelRenderer:
             *self._tiles(),
             *self._start_carries(),
             "chunks = (length + CHUNK - 1) // CHUNK",
-            "for step in range(0, chunks):",
+            "for step in range(chunks):",
         ]
         inner = [
             f"n = {walk}",
