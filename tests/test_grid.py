@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,6 +25,8 @@ from scandsl.testing.compare import Case, Run, backends, relative_rms, runs, sta
 from scandsl.testing.data import Layout, draw
 from tests.generated import ROOT
 from tests.pairwise import Point, complete, pairs_of, pairwise
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy in the interpreter
 
 LENGTHS = (1, 2, 15, 63, 64, 65, 100, 257)
 SIZES = (1, 3, 16, 60, 64, 100, 128, 256)
@@ -114,18 +116,18 @@ def judged(point: Point) -> Iterator[Run]:
 
 def check_point(point: Point) -> None:
     found = list(judged(point))
-    assert {r.backend for r in found} == {"torch"} | ({"triton"} - {point[-1]} if _has(point) else set())
+    expected = {"torch"} if point[-1] == "float64" else {"torch", "triton"}
+    assert {r.backend for r in found} == expected
     bad = [_words(r) for r in found if not r.ok]
     assert not bad, "\n".join(bad)
 
 
-def _has(point: Point) -> bool:
-    """Whether Triton runs at this point: it has no float64."""
-    return bool(point[-1] != "float64")
-
-
 def _words(run: Run) -> str:
-    off = [f"{v.role.value} {v.tensor}: {v.error:.1e} > {v.bound:.1e}" for v in run.verdicts if not v.ok]
+    off = [
+        f"{v.role.value} {v.tensor}: {v.error:.1e} > {v.bound:.1e}"
+        for v in run.verdicts
+        if not v.ok
+    ]
     return f"{run.backend}: {run.failure or ', '.join(off)}"
 
 
@@ -162,7 +164,7 @@ def test_sampled(point: Point) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", full(), ids=_id)
+@pytest.mark.parametrize("point", list(full()), ids=_id)
 def test_complete(point: Point) -> None:
     check_point(point)
 
@@ -170,8 +172,111 @@ def test_complete(point: Point) -> None:
 def test_the_sample_holds_every_pair() -> None:
     held = set().union(*map(pairs_of, SAMPLE))
     names = list(FACTORS)
-    for i, j in ((i, j) for j in range(len(names)) for i in range(j)):
+    for i, j in combinations(range(len(names)), 2):
         for x, y in product(FACTORS[names[i]], FACTORS[names[j]]):
             assert (i, x, j, y) in held, (names[i], x, names[j], y)
     everything = set().union(*map(pairs_of, full()))
     assert held <= everything, "the complete grid lacks pairs of the sample"
+
+
+# ---------------------------------------------------------------- head groups between the ends
+
+
+@pytest.mark.parametrize("spec", ["simple_gla", "mamba2", "chunk/reads_everywhere"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_groups_of_several_sizes(spec: str, dtype: str) -> None:
+    """Eight heads, of which tensors have eight, two, one or four."""
+    recurrence = recurrence_of(spec)
+    own = {name: (8, 2, 1, 4)[i % 4] for i, name in enumerate(recurrence.arguments)}
+    for layout in (
+        Layout(batch=2, time=17, heads=8, own_heads=own),
+        Layout(lengths=(1, 17, 0, 2), heads=8, own_heads=own),
+    ):
+        case = Case("groups", layout)
+        found = runs(
+            recurrence, module_of(spec), (case,), only=("torch", "triton"), dtypes=(DTYPES[dtype],)
+        )
+        bad = [_words(r) for r in found if not r.ok]
+        assert not bad, "\n".join(bad)
+
+
+# ---------------------------------------------------------------- splits
+
+
+def _call(
+    spec: str, tensors: Mapping[str, torch.Tensor], state: Any, backend: str
+) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
+    recurrence = recurrence_of(spec)
+    function = getattr(module_of(spec), recurrence.name)
+    arguments = [tensors[name] for name in recurrence.arguments]
+    *outputs, final = function(
+        *arguments, initial_state=state, output_final_state=True, backend=backend
+    )
+    return outputs, final
+
+
+def split_errors(
+    spec: str, cut: int, dtype: torch.dtype, backend: str, time: int = 67
+) -> list[float]:
+    """The whole against two halves that hand on their state: outputs, states and gradients."""
+    recurrence = recurrence_of(spec)
+    inputs = {x.name for x in recurrence.inputs}
+    layout = Layout(batch=1, time=time, heads=2)
+    data = draw(recurrence, {}, layout, dtype=dtype, carried=True, seed=cut)
+    assert data.initial_state is not None
+    names = state_names(recurrence)
+    start = [data.initial_state[n] for n in names]
+    leaves = {n: x.requires_grad_() for n, x in data.tensors.items()}
+    starts = [x.requires_grad_() if x.is_floating_point() else x for x in start]
+    given = starts[0] if len(starts) == 1 else tuple(starts)
+
+    def parts(final: Any) -> list[torch.Tensor]:
+        return [final] if isinstance(final, torch.Tensor) else list(final)
+
+    whole, final = _call(spec, leaves, given, backend)
+    first = {n: x[:, :cut] if n in inputs else x for n, x in leaves.items()}
+    second = {n: x[:, cut:] if n in inputs else x for n, x in leaves.items()}
+    begun, middle = _call(spec, first, given, backend)
+    ended, last = _call(spec, second, middle, backend)
+    halves = [torch.cat(pair, 1) for pair in zip(begun, ended, strict=True)]
+    values = [*whole, *parts(final)], [*halves, *parts(last)]
+    generator = torch.Generator().manual_seed(1)
+    seeds = [torch.randn(x.shape, generator=generator).to(x.dtype) for x in values[0]]
+    wanted = [*leaves.values(), *(x for x in starts if x.is_floating_point())]
+    grads = [_gradients(v, wanted, seeds) for v in values]
+    pairs = zip([*values[1], *grads[1]], [*values[0], *grads[0]], strict=True)
+    return [relative_rms(a, b) for a, b in pairs]
+
+
+def _gradients(
+    values: list[torch.Tensor], wanted: list[torch.Tensor], seeds: list[torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
+    smooth = [(v, s) for v, s in zip(values, seeds, strict=True) if v.requires_grad]
+    return torch.autograd.grad(
+        [v for v, _ in smooth], wanted, [s for _, s in smooth], materialize_grads=True
+    )
+
+
+SPLIT_SPECS = (*SPECS, "chunk/by_position", "chunk/resets", "chunk/decay_last")
+
+
+@pytest.mark.parametrize("spec", SPLIT_SPECS)
+def test_a_split_anywhere_equals_the_whole(spec: str) -> None:
+    for cut in (1, 2, 31, 63, 64, 65, 66):
+        errors = split_errors(spec, cut, torch.float64, "torch")
+        assert max(errors) < 1e-9, (cut, errors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", range(1, 130))
+@pytest.mark.parametrize("spec", SPLIT_SPECS)
+def test_every_split_equals_the_whole(spec: str, cut: int) -> None:
+    errors = split_errors(spec, cut, torch.float64, "torch", 130)
+    assert max(errors) < 1e-9, errors
+
+
+@pytest.mark.parametrize("spec", SPLIT_SPECS)
+def test_a_split_equals_the_whole_on_triton(spec: str) -> None:
+    for cut in (1, 33, 64):
+        errors = split_errors(spec, cut, torch.float32, "triton")
+        assert max(errors) < 2e-5, (cut, errors)
