@@ -34,7 +34,7 @@ def _without_unused_sizes(lines: Sequence[str]) -> list[str]:
         if line.startswith(("def ", "class ")):
             words = re.findall(r"\w+", "\n".join(body))
             used = [x for x in body if not (m := _LOCAL.match(x)) or words.count(m["name"]) > 1]
-            if not any(x.endswith(" = kept") for x in used):
+            if re.findall(r"\w+", "\n".join(used)).count("kept") == 1:
                 used = [x.replace("    kept, ends = ", "    _, ends = ") for x in used]
             out += used
             body = []
