@@ -232,20 +232,20 @@ def _compile_one(file: Path, target: Path, options: Options, stale_only: bool) -
 def explain(paths: tuple[Path, ...], settings: dict[str, int], as_json: bool) -> None:
     """Say what was found in specs and why each takes the form it takes."""
     from scandsl import driver
-    from scandsl.analysis.report import describe, report
+    from scandsl.explain import explanation, lines
 
     options = driver.Options(settings)
     found: list[dict[str, object]] = []
 
     def work(file: Path) -> None:
-        front, programs = driver.analyse(read_source(file), options)
+        front, plans = driver.plan(read_source(file), options)
         _show(front.source, front.warnings)
-        for program in programs:
+        for plan in plans:
             if as_json:
-                found.append({"file": str(file), **report(program)})
+                found.append({"file": str(file), **explanation(plan)})
             else:
-                click.echo(click.style(f"{file}: {program.recurrence.name}", bold=True))
-                click.echo("\n".join(describe(program)) + "\n")
+                click.echo(click.style(f"{file}: {plan.program.recurrence.name}", bold=True))
+                click.echo("\n".join(lines(plan)) + "\n")
 
     _each(_spec_files(paths), work)
     if as_json:

@@ -70,21 +70,27 @@ def check(source: Source, settings: Mapping[str, int] | None = None) -> Front:
 
 
 def analyse(source: Source, options: Options) -> tuple[Front, tuple[Program, ...]]:
-    """The front end and the analysis: what `explain` shows."""
+    """The front end and the analysis."""
     from scandsl.analysis import analyse as analyse_recurrence
 
     front = check(source, options.settings)
     return front, tuple(analyse_recurrence(r) for r in front.recurrences)
 
 
-def compile_source(source: Source, options: Options) -> Compilation:
-    """The whole pipeline, from text to the text of a Python module."""
+def plan(source: Source, options: Options) -> tuple[Front, tuple[Plan, ...]]:
+    """The front end, the analysis and the plans: what `explain` shows."""
     from scandsl.plan import PlanError, make_plan
-    from scandsl.render import render_module
 
     front, programs = analyse(source, options)
     try:
-        plans = tuple(make_plan(p, options.form, options.chunk) for p in programs)
+        return front, tuple(make_plan(p, options.form, options.chunk) for p in programs)
     except PlanError as error:
         raise OptionError(f"{source.name}: {error}") from None
+
+
+def compile_source(source: Source, options: Options) -> Compilation:
+    """The whole pipeline, from text to the text of a Python module."""
+    from scandsl.render import render_module
+
+    front, plans = plan(source, options)
     return Compilation(front, plans, render_module(plans, source))

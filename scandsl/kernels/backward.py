@@ -20,8 +20,13 @@ from scandsl.kernels.simplify import simplify
 
 
 def cotangent(name: str) -> str:
-    """The name under which the cotangent of a tensor, output or carry goes."""
-    return f"d_{name}"
+    """The name under which the cotangent of a tensor, output or carry goes: none that a user can write."""
+    return f"d {name}"
+
+
+def cotangent_stores(forward: ChunkProgram) -> tuple[Store, ...]:
+    """The outputs under the names of their cotangents, which the backward loads by row."""
+    return tuple(replace(s, name=cotangent(s.name)) for s in forward.stores)
 
 
 @dataclass(frozen=True, slots=True)

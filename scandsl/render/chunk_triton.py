@@ -7,10 +7,9 @@ two functions with the calling convention of `scandsl.render.form`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from scandsl.ir.nodes import Dims, Kind, Tensor
-from scandsl.kernels.backward import cotangent
+from scandsl.kernels.backward import cotangent, cotangent_stores
 from scandsl.kernels.precision import cancels
 from scandsl.kernels.program import Carry, Store
 from scandsl.kernels.schedule import Kernel, schedule
@@ -31,7 +30,7 @@ class ChunkTriton(ChunkForm):
     def render(self) -> RenderedForm:
         """The kernels and both functions."""
         forward, backward = f"_{self.name}_triton_forward", f"_{self.name}_triton_backward"
-        outputs = tuple(replace(s, name=cotangent(s.name)) for s in self.forward.stores)
+        outputs = cotangent_stores(self.forward)
         first = [self._kernel(k, "forward") for k in schedule(self.forward)]
         second = [self._kernel(k, "backward") for k in schedule(self.backward.program, outputs)]
         sources = [k.source.rstrip() for _, k in (*first, *second)]

@@ -1,0 +1,111 @@
+"""Counts what kernels move and compute.
+
+In: scheduled kernels and the sizes of a call.  Out: bytes and operations per token and head, for each
+kernel and beside them the compulsory bytes (every input read once, every output written once).  Bytes
+are counted per program that issues the load or store, caches aside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scandsl.ir.nodes import Contract, Dims, Recurrence, Tensor
+from scandsl.kernels.program import COLUMN, ROW
+from scandsl.kernels.schedule import Kernel
+from scandsl.plan.limits import CHUNK_TILE, LOOP_TILE, block, chunk_size
+
+WIDE = 4  # bytes of sums, gates and short states
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Sizes of the dimensions, bytes of a vector's entries, tokens in a chunk."""
+
+    sizes: Mapping[str, int]
+    item: int
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCost:
+    """Of one launch, per token and head."""
+
+    name: str
+    read: float
+    written: float
+    operations: float
+
+
+def setting(recurrence: Recurrence, size: int, item: int) -> Setting:
+    """All free dimensions of one size, the static ones of theirs."""
+    sizes = {d.name: size if d.size is None else d.size for d in recurrence.dims}
+    return Setting(sizes, item, chunk_size(size, item))
+
+
+def compulsory_bytes(recurrence: Recurrence, at: Setting, backward: bool = False) -> float:
+    """Inputs and outputs once; in the backward also the cotangents of both."""
+    inputs = sum(_row_bytes(t, at) for t in recurrence.inputs)
+    outputs = sum(_volume(o.dims, at) * at.item for o in recurrence.outputs)
+    return 2 * inputs + outputs if backward else inputs + outputs
+
+
+def kernel_cost(recurrence: Recurrence, kernel: Kernel, at: Setting) -> KernelCost:
+    """Bytes and operations of one launch, per token and head."""
+    tensors = {t.name: t for t in (*recurrence.inputs, *recurrence.params)}
+    read = sum(
+        _row_bytes(tensors[n], at) * _copies(kernel, tensors[n].dims, at) for n in kernel.inputs
+    )
+    read += sum(
+        _volume(c.dims, at) * at.item * _copies(kernel, c.dims, at) for c in kernel.cotangents
+    )
+    read += sum(
+        _kept_bytes(c.dims, at) * _copies(kernel, c.dims, at) / at.chunk for c in kernel.loads
+    )
+    written = sum(_kept_bytes(c.dims, at) / at.chunk for c in kernel.carries)
+    for store, partial in zip(kernel.stores, kernel.partial, strict=True):
+        parts = math.prod(_tiles(d, kernel, at) for d in partial)
+        rows = ROW in kernel.program.values[store.value].dims
+        item = WIDE if parts > 1 or not rows else at.item if store.dims else WIDE
+        amount = _volume(store.dims, at) * item * parts / (1 if rows else at.chunk)
+        written += amount
+        read += amount if parts > 1 else 0
+    return KernelCost(kernel.name, read, written, _operations(kernel, at))
+
+
+def _row_bytes(tensor: Tensor, at: Setting) -> float:
+    return _volume(tensor.dims, at) * (at.item if tensor.dims else WIDE)
+
+
+def _kept_bytes(dims: Dims, at: Setting) -> float:
+    return _volume(dims, at) * (at.item if len(dims) >= 2 else WIDE)
+
+
+def _volume(dims: Sequence[str], at: Setting) -> int:
+    return math.prod(_size(d, at) for d in dims)
+
+
+def _size(dim: str, at: Setting) -> int:
+    return at.chunk if dim in (ROW, COLUMN) else at.sizes[dim]
+
+
+def _tiles(dim: str, kernel: Kernel, at: Setting) -> int:
+    limit = LOOP_TILE if kernel.loop else CHUNK_TILE
+    return -(-at.sizes[dim] // block(at.sizes[dim], limit))
+
+
+def _copies(kernel: Kernel, dims: Dims, at: Setting) -> int:
+    """How many programs read the same part of a tensor: the tiles of dimensions that it lacks."""
+    return math.prod(_tiles(d, kernel, at) for d in kernel.tiled if d not in dims)
+
+
+def _operations(kernel: Kernel, at: Setting) -> float:
+    """Multiplications and additions of the sums over products."""
+    total = 0.0
+    for value in kernel.program.values:
+        if isinstance(value.op, Contract):
+            used = (*value.dims, *value.op.over)
+            copies = math.prod(_tiles(d, kernel, at) for d in kernel.tiled if d not in used)
+            total += 2 * _volume(used, at) * copies / at.chunk
+    return total

@@ -1,0 +1,24 @@
+"""Sizes of tiles and chunks on the chip: the only numbers about hardware in the compiler.
+
+A tile of float32 sums of 128 x 128 fills the registers of eight warps; operands of 64 x 128 in
+bfloat16 take 16 KiB of shared memory.  Measured choices belong here as well.
+"""
+
+from __future__ import annotations
+
+LOOP_TILE = 64
+"""Largest tile of a dimension that the kernels over time cut over the grid."""
+
+CHUNK_TILE = 128
+"""The same for the kernels that run for all chunks at once."""
+
+
+def block(size: int, limit: int = 1 << 20) -> int:
+    """The padded size of a dimension on chip: a power of two, 16 at least."""
+    return min(max(16, 1 << (size - 1).bit_length()), limit)
+
+
+def chunk_size(widest: int, item: int) -> int:
+    """Tokens in a chunk on the GPU, for vectors of a width and operands of `item` bytes."""
+    width = widest * (1 if item == 2 else 2)
+    return 64 if width <= 128 else 32 if width <= 256 else 16
