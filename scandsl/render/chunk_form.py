@@ -70,7 +70,7 @@ class ChunkForm:
 
     def carry_arg(self, name: str) -> str:
         """The Python name of a state, or of its cotangent."""
-        return self.arg[name] if name in self.arg else f"d_{self.arg[name.removeprefix('d_')]}"
+        return self.arg[name] if name in self.arg else f"d_{self.arg[name.removeprefix('d ')]}"
 
     def kept(self, program: ChunkProgram) -> list[str]:
         """The names of what every chunk is handed."""

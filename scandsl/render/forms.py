@@ -17,14 +17,11 @@ from scandsl.render.chunk_triton import ChunkTriton
 from scandsl.render.form import RenderedForm
 from scandsl.render.functions import FunctionPrinter
 from scandsl.render.lowering import Lowered
-from scandsl.render.names import Names, argument_name
 from scandsl.render.scan import ScanNames
 from scandsl.render.sequential import render_sequential
 from scandsl.render.template import fill
 from scandsl.render.triton_expressions import HELPERS
 from scandsl.render.triton_kernel import unprintable
-
-_PREFIXES = ("", "d_", "start_", "kept_", "end_", "d_end_", "kept_d_", "end_d_", "out_", "grad_")
 
 
 def forms_of(
@@ -37,7 +34,7 @@ def forms_of(
     forward = chunk_program(plan.program)
     backward = backward_program(forward, recurrence.inputs, recurrence.params)
     name = names.private.strip("_")
-    arguments = _local_names(names)
+    arguments = names.inner
     torch = ChunkTorch(recurrence, arguments, name, forward, backward, plan.chunk)
     forms = [torch.render()]
     printer.helpers.update(torch.helpers)
@@ -52,24 +49,6 @@ def chunk_runtime(backends: frozenset[str]) -> str:
         return ""
     context = {"torch": "torch" in backends, "triton": "triton" in backends, "helpers": HELPERS}
     return fill("chunk_runtime", context).strip("\n")
-
-
-def _local_names(names: ScanNames) -> dict[str, str]:
-    """Python names of everything declared, such that no name with a prefix meets another."""
-    out = {**names.arguments, **names.scalars}
-    taken = Names()
-    taken.reserve(p + name for name in out.values() for p in _PREFIXES)
-    declared = [s.name for s in names.recurrence.states] + [
-        o.name for o in names.recurrence.outputs
-    ]
-    for name in declared:
-        if name in out:
-            continue
-        wish = argument_name(name)
-        while any(p + wish in out.values() for p in _PREFIXES) or wish in out.values():
-            wish += "_"
-        out[name] = wish
-    return out
 
 
 __all__ = ["ChunkForm", "chunk_runtime", "forms_of"]

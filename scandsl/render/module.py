@@ -20,9 +20,16 @@ from scandsl.plan import Plan
 from scandsl.render.form import RenderedForm
 from scandsl.render.forms import chunk_runtime, forms_of
 from scandsl.render.functions import FunctionPrinter, Order, Sized
-from scandsl.render.layout import bracketed, commented, docstring, indented, signature, tuple_assigned
+from scandsl.render.layout import (
+    bracketed,
+    commented,
+    docstring,
+    indented,
+    signature,
+    tuple_assigned,
+)
 from scandsl.render.lowering import initial_values, lower, whole_step
-from scandsl.render.names import Names, argument_name, ascii_name
+from scandsl.render.names import Names, PublicNames, argument_name, ascii_name
 from scandsl.render.scan import ScanNames, base_names, scan_names
 from scandsl.render.tables import scan_table, state_lines
 from scandsl.render.template import fill
@@ -46,7 +53,8 @@ _MODULE_METHODS = frozenset(
 
 def render_module(plans: Sequence[Plan], source: Source) -> str:
     """The module of a file."""
-    sections = [_Section(plan, source) for plan in plans]
+    public = PublicNames(plan.program.recurrence.name for plan in plans)
+    sections = [_Section(plan, source, public) for plan in plans]
     chunked = frozenset(f.backend for s in sections if s.chunked for f in s.forms)
     extra_runtime = chunk_runtime(chunked)
     digest = _digest(sections, source, extra_runtime)
@@ -54,7 +62,9 @@ def render_module(plans: Sequence[Plan], source: Source) -> str:
     helpers = frozenset(h for section in sections for h in section.printer.helpers)
     operations = fill("operations", {"helpers": sorted(helpers)}).strip("\n")
     exported = [name for section in sections for name in section.exported()]
-    backends = [b for b in ("triton", "torch", "reference") if any(b in s.backends for s in sections)]
+    backends = [
+        b for b in ("triton", "torch", "reference") if any(b in s.backends for s in sections)
+    ]
     text = fill(
         "module",
         {
@@ -114,13 +124,13 @@ def _inside(items: Sequence[str]) -> str:
 class _Section:
     """One scan of the module."""
 
-    def __init__(self, plan: Plan, source: Source) -> None:
+    def __init__(self, plan: Plan, source: Source, public: PublicNames) -> None:
         self.program = plan.program
         self.recurrence: Recurrence = plan.program.recurrence
-        self.names: ScanNames = scan_names(self.recurrence)
+        self.names: ScanNames = scan_names(self.recurrence, public)
         self.source = source
         self.lowered = lower(self.recurrence)
-        self.printer = FunctionPrinter(self.recurrence.dims, self.names.scalars, self._note())
+        self.printer = FunctionPrinter(self.recurrence.dims, self.names.inner_scalars, self._note())
         self.forms: tuple[RenderedForm, ...] = forms_of(
             plan, self.names, self.lowered, self.printer
         )
@@ -178,7 +188,9 @@ class _Section:
             "step_head": "\n".join(self._step_head()),
             "step_doc": "\n".join(indented(docstring(self._step_doc()))),
             "reference_head": "\n".join(self._reference_head()),
-            "reference_doc": "\n".join(indented(docstring("The naive loop, for torch's autograd."))),
+            "reference_doc": "\n".join(
+                indented(docstring("The naive loop, for torch's autograd."))
+            ),
             "reference_call": "\n".join(self._reference_call()),
             "module_class": "\n".join(self._module_class()),
             "given_lines": self._given(),
@@ -209,7 +221,14 @@ class _Section:
     def _naive_call(self, function: str, indent: int) -> list[str]:
         scalars = self._scalar_tuple()
         stem = self.names.private
-        arguments = [self.names.table, f"{stem}_step_values", f"{stem}_scalars", "given", scalars, "call"]
+        arguments = [
+            self.names.table,
+            f"{stem}_step_values",
+            f"{stem}_scalars",
+            "given",
+            scalars,
+            "call",
+        ]
         lines = bracketed(f"results = {function}(", arguments, ")", indent)
         return indented(lines, indent // 4)
 
@@ -250,19 +269,19 @@ class _Section:
     def _scalars(self) -> list[str]:
         """A function that fills in the defaults of the scalars."""
         names = self.names
-        local = Names({"dim", *names.scalars.values()})
+        local = Names({"dim", *names.inner_scalars.values()})
         sized = Sized.of(self.recurrence.dims, local)
         bases = base_names(self.recurrence.dims)
 
         def leaf(ref: int, value: Value) -> Text | str | None:
             name = getattr(value.op, "name", None)
             if type(value.op).__name__ == "Scalar":
-                return Text(names.scalars[str(name)], number=True)
+                return Text(names.inner_scalars[str(name)], number=True)
             return None
 
         body: list[str] = []
         for scalar in self.recurrence.scalars:
-            python = names.scalars[scalar.name]
+            python = names.inner_scalars[scalar.name]
             scope = Scope(leaf, sized.text, "torch.float64", '"cpu"', numeric=True)
             printer = TorchPrinter(self.recurrence.values, scope, local)
             (text,) = printer.emit([scalar.default])
@@ -278,10 +297,10 @@ class _Section:
             if not text.isdigit() and _mentions(words, text)
         }
         parameters = ["dim: dict[str, int]"]
-        parameters += [f"{s}: float | None" for s in names.scalars.values()]
+        parameters += [f"{s}: float | None" for s in names.inner_scalars.values()]
         head = signature(f"{names.private}_scalars", parameters, "tuple[float, ...]")
         doc = docstring("The scalars, their defaults filled in.")
-        floats = [f"float({s})" for s in names.scalars.values()]
+        floats = [f"float({s})" for s in names.inner_scalars.values()]
         result = f"return ({_inside(floats)})" if len(floats) == 1 else f"return {_inside(floats)}"
         return [*head, *indented([*doc, *sizes.values(), *body, result if floats else "return ()"])]
 
@@ -299,10 +318,12 @@ class _Section:
         for leaf in dict.fromkeys(n for n, _ in stage.leaves):
             index = places[leaf]
             arguments.append(f"_argument({names.table}.tensors[{index}], given[{index}], sizes)")
-        inside = Sized.of(self.recurrence.dims, Names({*names.scalars.values(), "t", "like"})).text
+        inside = Sized.of(
+            self.recurrence.dims, Names({*names.inner_scalars.values(), "t", "like"})
+        ).text
         bases = base_names(self.recurrence.dims)
         sizes = {text: f'sizes.dim["{bases[d]}"]' for d, text in inside.items()}
-        scalars = list(names.scalars.values())
+        scalars = list(names.inner_scalars.values())
         for extra in printed.extras:
             if extra in scalars:
                 arguments.append(f"numbers[{scalars.index(extra)}]")
@@ -451,7 +472,10 @@ class _Section:
         inputs = [n for n in self.recurrence.arguments if names.is_input(n)]
         params = [n for n in self.recurrence.arguments if not names.is_input(n)]
         attribute = {p: self._attribute(names.arguments[p]) for p in params}
-        local = [names.arguments[n] if n in inputs else f"self.{attribute[n]}" for n in self.recurrence.arguments]
+        local = [
+            names.arguments[n] if n in inputs else f"self.{attribute[n]}"
+            for n in self.recurrence.arguments
+        ]
         lines = [f"class {names.camel}(torch.nn.Module):"]
         what = "and holds its params" if params else "it has no params"
         lines += indented(docstring(f"`{names.public}` as a module: {what}."))
@@ -479,18 +503,18 @@ class _Section:
         static = {d.name: d.size for d in self.recurrence.dims if d.size is not None}
         tensors = {t.name: t for t in names.tensors}
         used = dict.fromkeys(bases[d] for p in params for d in tensors[p].dims)
-        local = Names({"self", "sizes", "device", "dtype", *names.arguments.values()})
-        heads = local.fresh("heads")
+        local = Names({"self", "device", "dtype", *names.arguments.values()})
+        heads, table = local.fresh("heads"), local.fresh("sizes")
         size_name = {d: local.fresh(argument_name(d)) for d in used if d not in static}
         parameters = ["self", f"{heads}: int", *(f"{n}: int" for n in size_name.values())]
         parameters += [f"{names.arguments[p]}: Any = None" for p in params]
         parameters += ["device: Any = None", "dtype: Any = None"]
         entries = [f'"{d}": {size_name.get(d, static.get(d))}' for d in used]
-        body = ["super().__init__()", *bracketed("sizes = {", entries, "}", 8)]
+        body = ["super().__init__()", *bracketed(f"{table} = {{", entries, "}", 8)]
         places = {n: i for i, n in enumerate(self.recurrence.arguments)}
         for param in params:
             field = f"{names.table}.tensors[{places[param]}]"
-            arguments = [field, names.arguments[param], heads, "sizes", "device", "dtype"]
+            arguments = [field, names.arguments[param], heads, table, "device", "dtype"]
             body += bracketed(f"self.{attribute[param]} = _parameter(", arguments, ")", 8)
         return [*signature("__init__", parameters, "None", 4), *indented(body)]
 

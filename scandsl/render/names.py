@@ -5,6 +5,7 @@ In: wished names.  Out: names that are free.  Knows nothing of values.
 
 from __future__ import annotations
 
+import hashlib
 import keyword
 import re
 import unicodedata
@@ -24,11 +25,49 @@ MODULE_NAMES = frozenset(
 SIGNATURE_NAMES = frozenset(
     {
         "initial_state", "output_final_state", "cu_seqlens", "backend", "group", "check",
-        "allow_tf32", "state", "heads", "device", "dtype",
+        "allow_tf32", "state", "heads", "device", "dtype", "options",
     }
 )  # fmt: skip
 
-_LONGEST = 32
+# What public functions call their own values while the scalars are still needed.
+PUBLIC_LOCALS = frozenset({"given", "call", "values", "results"})
+
+# What the private functions of a module call their own values.
+PRIVATE_LOCALS = frozenset(
+    {
+        "advance", "batch", "carried", "chunk_size", "chunks", "cu_seqlens", "dim", "dot", "end", "ends",
+        "final", "fixed", "fixed_backward", "given", "gradients", "grid", "kept", "kept_dtype", "like",
+        "n", "numbers", "outputs", "packed", "parts", "precision", "results", "save", "saved",
+        "sequences", "shapes", "sizes", "start", "state", "step", "t", "tokens", "total", "values",
+        "vectors", "rows", "position", "scan",
+    }
+)  # fmt: skip
+
+# What they and the kernels put before and behind the names of a spec.
+_BEFORE = (
+    "d_", "start_", "kept_", "end_", "out_", "grad_", "part_", "size_", "BLOCK_", "heads_", "HAS_", "o_",
+    "in_", "tile_", "tiles_", "carry_", "share_",
+)  # fmt: skip
+_BEHIND = ("_ptr", "_rows", "_heads", "_32", "_at")
+
+# Names of the module itself, which its functions and classes must not take.
+_MODULE_OWN = frozenset(
+    {
+        "Any",
+        "Callable",
+        "NamedTuple",
+        "Sequence",
+        "Tensor",
+        "nullcontext",
+        "os",
+        "pairwise",
+        "triton",
+        "tl",
+    }
+)
+_TABLES_OWN = frozenset({"_CHECKPOINT", "_CHUNK_TILE", "_HELPERS", "_KERNELS", "_LOOP_TILE"})
+
+_LONGEST = 20
 
 
 def identifier(text: str) -> str:
@@ -44,13 +83,73 @@ def argument_name(text: str) -> str:
     """A name in a public signature: a trailing underscore where it is taken."""
     name = identifier(text)
     taken = keyword.iskeyword(name) or name in MODULE_NAMES or name in SIGNATURE_NAMES
-    return name + "_" if taken else name
+    return name + "_" if taken or name.startswith("_") else name
+
+
+def inner_names(wishes: Iterable[str], taken: Iterable[str] = PRIVATE_LOCALS) -> dict[str, str]:
+    """Names for inside of private functions: `d_x`, `kept_x` and the like are free beside each other."""
+    used = set(taken)
+    out: dict[str, str] = {}
+    for wish in wishes:
+        name = argument_name(wish)
+        if name.startswith(_BEFORE):
+            name = f"x_{name}"
+        while name in used or name.endswith(_BEHIND):
+            name += "_"
+        used.add(name)
+        out[wish] = name
+    return out
 
 
 def function_name(text: str) -> str:
     """The name of a public function."""
     name = identifier(text)
     return name + "_" if keyword.iskeyword(name) or name in MODULE_NAMES else name
+
+
+class PublicNames:
+    """The names that a module defines for its scans; no two are the same."""
+
+    def __init__(self, scans: Iterable[str] = ()) -> None:
+        self._scans = {function_name(s) for s in scans}
+        self._taken: set[str] = set(_MODULE_OWN)
+
+    def function(self, name: str) -> str:
+        """The function of a scan, which has `_step` and `_reference` beside it."""
+        found = function_name(name)
+        others = {f"{s}{end}" for s in self._scans for end in ("_step", "_reference")}
+        while found in others or found in self._taken:
+            found += "_"
+        self._taken |= {found, f"{found}_step", f"{found}_reference"}
+        return found
+
+    def type(self, name: str) -> str:
+        """The class of a scan, which has the one of its state beside it."""
+        found = camel(name)
+        taken = self._taken | self._scans
+        while found in taken or f"{found}State" in taken:
+            found += "_"
+        self._taken |= {found, f"{found}State"}
+        return found
+
+    def stem(self, public: str) -> str:
+        """What its private functions begin with."""
+        inner = public.strip("_") or "scan"
+        if len(inner) > 40:
+            inner = f"{inner[:32]}_{hashlib.sha256(inner.encode()).hexdigest()[:6]}"
+        found = f"_{inner}"
+        while found in self._taken:
+            found += "_"
+        self._taken.add(found)
+        return found
+
+    def table(self, stem: str) -> str:
+        """The constant that holds its declarations."""
+        found = stem.upper()
+        while found in self._taken or found in _TABLES_OWN:
+            found += "_"
+        self._taken |= {found, f"{found}_OPERATOR"}
+        return found
 
 
 def camel(text: str) -> str:
@@ -81,8 +180,9 @@ class Names:
         base = identifier(wish)
         if len(base) > _LONGEST or not base.strip("_"):
             base = base[:_LONGEST].rstrip("_") or "_x"
-        if keyword.iskeyword(base) or base in MODULE_NAMES:
-            base += "_"
+        unclear = base in ("l", "I", "O")  # linters take them for digits
+        if keyword.iskeyword(base) or base in MODULE_NAMES or base.startswith("_") or unclear:
+            base += "_" * (not base.endswith("_"))
         name = base
         count = self._count.get(base, 0)
         if numbered or name in self._taken:

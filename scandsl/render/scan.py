@@ -5,7 +5,6 @@ In: a `Recurrence` without `Grad`.  Out: a `ScanNames` and small pieces of text 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -22,7 +21,14 @@ from scandsl.ir.nodes import (
     memories,
     uses_time,
 )
-from scandsl.render.names import Names, argument_name, camel, function_name, identifier
+from scandsl.render.names import (
+    PUBLIC_LOCALS,
+    Names,
+    PublicNames,
+    argument_name,
+    identifier,
+    inner_names,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,8 @@ class ScanNames:
     """The Python names of one scan.
 
     `public` is the function's name, `private` the stem of its helpers, `table` its constant.
-    `arguments` and `scalars` map declared names to those of the signature.
+    `arguments` and `scalars` map declared names to those of the signature, `inner` everything that is
+    declared to names for the private functions.
     """
 
     recurrence: Recurrence
@@ -57,6 +64,7 @@ class ScanNames:
     table: str
     arguments: dict[str, str]
     scalars: dict[str, str]
+    inner: dict[str, str]
     state: tuple[StatePart, ...]
 
     @property
@@ -69,23 +77,31 @@ class ScanNames:
         """Whether an argument varies in time."""
         return any(t.name == name for t in self.recurrence.inputs)
 
+    @property
+    def inner_scalars(self) -> dict[str, str]:
+        """The scalars inside of private functions."""
+        return {name: self.inner[name] for name in self.scalars}
 
-def scan_names(recurrence: Recurrence) -> ScanNames:
-    """Choose the names of a scan."""
-    public = function_name(recurrence.name)
-    stem = public.strip("_") or "scan"
-    if len(stem) > 40:
-        stem = f"{stem[:32]}_{hashlib.sha256(stem.encode()).hexdigest()[:6]}"
-    arguments = _unique(recurrence.arguments, ())
-    scalars = _unique([s.name for s in recurrence.scalars], arguments.values())
+
+def scan_names(recurrence: Recurrence, module: PublicNames | None = None) -> ScanNames:
+    """Choose the names of a scan, beside those of the other scans of its module."""
+    module = module or PublicNames()
+    public = module.function(recurrence.name)
+    stem = module.stem(public)
+    own = (public, f"{public}_step", f"{public}_reference")
+    arguments = _unique(recurrence.arguments, own)
+    scalars = [s.name for s in recurrence.scalars]
+    declared = [*recurrence.arguments, *scalars, *(s.name for s in recurrence.states)]
+    declared += [o.name for o in recurrence.outputs]
     return ScanNames(
         recurrence,
         public,
-        f"_{stem}",
-        camel(recurrence.name),
-        f"_{stem.upper()}",
+        stem,
+        module.type(recurrence.name),
+        module.table(stem),
         arguments,
-        scalars,
+        _unique(scalars, (*own, *arguments.values(), *PUBLIC_LOCALS)),
+        inner_names(dict.fromkeys(declared)),
         state_parts(recurrence),
     )
 

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from scandsl.ir.nodes import Every, Recurrence
 from scandsl.render.form import RenderedForm
 from scandsl.render.functions import FunctionPrinter, Order, Printed, Sized
-from scandsl.render.layout import assigned, bracketed, docstring, indented, signature, tuple_assigned
+from scandsl.render.layout import (
+    assigned,
+    bracketed,
+    docstring,
+    indented,
+    signature,
+    tuple_assigned,
+)
 from scandsl.render.lowering import Lowered, Stage, Stages, cut_stages
 from scandsl.render.names import Names
 from scandsl.render.scan import ScanNames, base_names, is_smooth
@@ -62,12 +69,16 @@ class _Sequential:
         p, s, stem = self.printer, self.stages, self.stem
         late = Order(late=frozenset(part.name for part in self.parts))
         full = {f"next {part.name}": part.name for part in self.parts}
-        step = p.forward(f"{stem}_step", "One step: outputs, then the carried parts.", s.step, late, full=full)
+        step = p.forward(
+            f"{stem}_step", "One step: outputs, then the carried parts.", s.step, late, full=full
+        )
         carried = [r for r in s.step.results if r[0].startswith("next ")]
         only = Stage(
             s.step.dims, s.step.values, s.step.leaves, tuple(carried), s.step.behind, s.step.whole
         )
-        advance = p.forward(f"{stem}_advance", "One step without its outputs.", only, late, full=full)
+        advance = p.forward(
+            f"{stem}_advance", "One step without its outputs.", only, late, full=full
+        )
         adjoint = p.backward(
             f"{stem}_step_backward",
             "The adjoint of one step: gradients of tokens, constants and carried parts.",
@@ -132,13 +143,12 @@ class _Sequential:
             "cu_seqlens", "save", "device", "d_tokens", "d_fixed", "d_parts", "allow_tf32", "advance",
         }  # fmt: skip
         names = Names(taken)
-        names.reserve(self.names.scalars.values())
-        names.reserve(self.names.arguments.values())
+        names.reserve(self.names.inner.values())
         self.sized = Sized.of(self.recurrence.dims, names)
         names.reserve(v for v in self.sized.text.values() if not v.isdigit())
         out: dict[str, str] = {"t": "t"}
-        for name, argument in self.names.arguments.items():
-            out[name] = argument
+        for name in self.recurrence.arguments:
+            out[name] = self.names.inner[name]
         for stage in (self.stages.constants, self.stages.maps):
             for name, _ in stage.results:
                 if name not in out:
@@ -154,8 +164,8 @@ class _Sequential:
     # ------------------------------------------------------------ shared statements
 
     def _parameters(self) -> list[str]:
-        out = [f"{self.names.arguments[n]}: Tensor" for n in self.recurrence.arguments]
-        out += [f"{s}: float" for s in self.names.scalars.values()]
+        out = [f"{self.names.inner[n]}: Tensor" for n in self.recurrence.arguments]
+        out += [f"{s}: float" for s in self.names.inner_scalars.values()]
         out += [f"{self.start[p.name]}: Tensor | None" for p in self.names.state]
         return [*out, "cu_seqlens: Tensor | None"]
 
@@ -164,7 +174,7 @@ class _Sequential:
         read = {*self.stages.token, *self.stages.fixed, *(n for n, _ in self.stages.maps.leaves)}
         read |= set(self.early.values()) if outputs else set()
         table = self.names.table
-        raw = [self.names.arguments[n] for n in self.recurrence.arguments]
+        raw = [self.names.inner[n] for n in self.recurrence.arguments]
         starts = [self.start[p.name] for p in self.names.state]
         lines = tuple_assigned("given", raw)
         lines += tuple_assigned("start", starts)
@@ -205,7 +215,15 @@ class _Sequential:
 
     def _all_printed(self) -> list[Printed]:
         f = self.functions
-        found = (f.constants, f.constants_backward, f.maps, f.maps_backward, f.step, f.advance, f.adjoint)
+        found = (
+            f.constants,
+            f.constants_backward,
+            f.maps,
+            f.maps_backward,
+            f.step,
+            f.advance,
+            f.adjoint,
+        )
         return [p for p in found if p is not None]
 
     def _extras_have(self, name: str) -> bool:
@@ -233,7 +251,9 @@ class _Sequential:
 
     def _extra(self, printed: Printed) -> list[str]:
         """What a function takes behind its leaves, in the names of the caller."""
-        inside = {self._size_argument(d.name): self.sized.text[d.name] for d in self.recurrence.dims}
+        inside = {
+            self._size_argument(d.name): self.sized.text[d.name] for d in self.recurrence.dims
+        }
         return [inside.get(extra, extra) for extra in printed.extras]
 
     def _arguments(self, stage: Stage, printed: Printed) -> list[str]:
@@ -255,7 +275,10 @@ class _Sequential:
         blocks = ["\n".join(p.lines) for p in self._all_printed()]
         forward, backward = f"{self.stem}_forward", f"{self.stem}_backward"
         saved = f"{self.stem}_saved"
-        blocks += ["\n".join(lines) for lines in (self._forward(forward), self._saved(saved), self._backward(backward))]
+        blocks += [
+            "\n".join(lines)
+            for lines in (self._forward(forward), self._saved(saved), self._backward(backward))
+        ]
         return RenderedForm(
             "torch",
             "\n\n\n".join(blocks),
@@ -266,7 +289,9 @@ class _Sequential:
         )
 
     def _saved(self, name: str) -> list[str]:
-        head = signature(name, ["sizes: _Sizes", "save: bool"], "tuple[tuple[Any, torch.dtype], ...]")
+        head = signature(
+            name, ["sizes: _Sizes", "save: bool"], "tuple[tuple[Any, torch.dtype], ...]"
+        )
         doc = docstring("What the forward keeps for the backward: shapes and dtypes.")
         return [*head, *indented([*doc, f"return _saved_shapes({self.names.table}, sizes, save)"])]
 
@@ -365,9 +390,7 @@ class _Sequential:
         s = self.stages
         found: dict[str, list[str]] = {}
         for index, name in enumerate(s.smooth_token):
-            found.setdefault(name, []).append(
-                f"_in_time(d_tokens[{index}], {self.local[name]})"
-            )
+            found.setdefault(name, []).append(f"_in_time(d_tokens[{index}], {self.local[name]})")
         for place, name in s.early:
             output = self.recurrence.outputs[place]
             if is_smooth(output.kind):
@@ -376,9 +399,7 @@ class _Sequential:
                     f"_output_cotangent({field}, {self.d_out[output.name]}, sizes)"
                 )
         for index, name in enumerate(s.smooth_fixed):
-            found.setdefault(name, []).append(
-                f"_summed(d_fixed[{index}], {self.local[name]})"
-            )
+            found.setdefault(name, []).append(f"_summed(d_fixed[{index}], {self.local[name]})")
         lines: list[str] = []
         lines += self._pushed(s.maps, self.functions.maps_backward, found, summed=True)
         lines += self._pushed(s.constants, self.functions.constants_backward, found, summed=False)
@@ -427,7 +448,9 @@ class _Sequential:
             found.setdefault(name, []).append(text)
         return lines
 
-    def _arguments_backward(self, stage: Stage, printed: Printed, seeds: Sequence[str]) -> list[str]:
+    def _arguments_backward(
+        self, stage: Stage, printed: Printed, seeds: Sequence[str]
+    ) -> list[str]:
         leaves = list(dict.fromkeys(name for name, _ in stage.leaves))
         out = [self.local[n] if n != "t" else "t" for n in leaves]
         if self._reads_time(stage):

@@ -7,7 +7,6 @@ needs.
 
 from __future__ import annotations
 
-import keyword
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +35,7 @@ from scandsl.ir.nodes import (
 from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.schedule import Kernel
 from scandsl.kernels.tiling import FIRST
-from scandsl.render.names import ascii_name
+from scandsl.render.names import ascii_name, inner_names
 from scandsl.render.triton_printer import WIDTH, Axis, Tile, TritonPrinter, use_counts
 
 _OWN = (
@@ -57,16 +56,12 @@ class Names:
     @staticmethod
     def of(recurrence: Recurrence) -> Names:
         """Names as near to the user's as ASCII allows, unique."""
-        tensors: dict[str, str] = {}
-        wished = [t.name for t in (*recurrence.inputs, *recurrence.params)]
-        wished += [s.name for s in recurrence.scalars] + [s.name for s in recurrence.states]
-        wished += [o.name for o in recurrence.outputs]
-        for index, name in enumerate(wished):
-            base = ascii_name(name, f"tensor{index}")
-            taken = set(tensors.values())
-            while base in taken or base in _OWN or keyword.iskeyword(base):
-                base += "_"
-            tensors.setdefault(name, base)
+        declared = [t.name for t in (*recurrence.inputs, *recurrence.params)]
+        declared += [s.name for s in recurrence.scalars] + [s.name for s in recurrence.states]
+        declared += [o.name for o in recurrence.outputs]
+        names = list(dict.fromkeys(declared))
+        wished = {ascii_name(name, f"tensor{index}"): name for index, name in enumerate(names)}
+        tensors = {wished[w]: found for w, found in inner_names(wished, _OWN).items()}
         dims: dict[str, str] = {}
         for index, dim in enumerate(recurrence.dims):
             base = ascii_name(dim.name.replace("'", "_"), f"dim{index}")
@@ -76,10 +71,10 @@ class Names:
         return Names(tensors, dims)
 
     def tensor(self, name: str) -> str:
-        """The name of a tensor; `d_x` for the cotangent of `x`."""
+        """The name of a tensor; `d_x` for the cotangent of `x`, which programs call `d x`."""
         if name in self.tensors:
             return self.tensors[name]
-        return f"d_{self.tensors[name.removeprefix('d_')]}"
+        return f"d_{self.tensors[name.removeprefix('d ')]}"
 
 
 @dataclass(frozen=True, slots=True)
