@@ -1,4 +1,4 @@
-"""Generated modules: their numbers against the judge, their text, and how they treat their callers."""
+"""Generated modules: their numbers against the judge, their text, and what their callers see."""
 
 from __future__ import annotations
 
@@ -173,7 +173,9 @@ def test_generated_text_is_clean(tmp_path: Path) -> None:
 
 
 def _with_long_names() -> str:
-    long = {n: f"{n}_{'very_' * 9}long_name" for n in ("q", "k", "v", "g", "beta", "scale", "S", "o")}
+    long = {
+        n: f"{n}_{'very_' * 9}long_name" for n in ("q", "k", "v", "g", "beta", "scale", "S", "o")
+    }
     text = re.sub(r"\b(q|k|v|g|beta|scale|S|o)\b", lambda m: long[m[0]], GDN)
     text = text.replace("gdn", "a_scan_" + "with_a_long_name_" * 4 + "x")
     return compile_source(Source("long.scan", text), Options()).module

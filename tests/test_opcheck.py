@@ -65,7 +65,9 @@ def test_compile_packed(tmp_path: Path) -> None:
     compiled = torch.compile(module.gated_delta_rule, fullgraph=True, backend="aot_eager")
     tensors, data = arguments(recurrence, Layout(lengths=(3, 0, 4), heads=2), torch.float32)
     out, _ = compiled(*tensors, cu_seqlens=data.cu_seqlens)
-    torch.testing.assert_close(out, module.gated_delta_rule(*tensors, cu_seqlens=data.cu_seqlens)[0])
+    torch.testing.assert_close(
+        out, module.gated_delta_rule(*tensors, cu_seqlens=data.cu_seqlens)[0]
+    )
 
 
 def test_export(tmp_path: Path) -> None:

@@ -46,12 +46,11 @@ def returned(items: Sequence[str], indent: int = 4) -> list[str]:
     return ["return (", *(f"    {item}," for item in items), ")"]
 
 
-def assigned(targets: Sequence[str], call: str, arguments: Sequence[str], indent: int = 4) -> list[str]:
+def assigned(
+    targets: Sequence[str], call: str, arguments: Sequence[str], indent: int = 4
+) -> list[str]:
     """`a, b = call(arguments)`, also when there are many targets."""
-    if len(targets) == 1:
-        left = f"({targets[0]},)"
-    else:
-        left = ", ".join(targets)
+    left = f"({targets[0]},)" if len(targets) == 1 else ", ".join(targets)
     if indent + len(left) + len(call) + 5 <= WIDTH:
         return bracketed(f"{left} = {call}(", arguments, ")", indent)
     head = ["(", *(f"    {t}," for t in targets)]

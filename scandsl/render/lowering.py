@@ -3,8 +3,8 @@
 In: a `Recurrence` without `Grad`.  Out: `Lowered` (one step: parts in, parts and outputs out) and
 `Stages` (what is constant, what all tokens can compute at once, what has to run in the loop).
 
-A lag of depth n becomes n parts that hand their value on: entry 1 takes the value of this step, entry
-j + 1 the previous value of entry j.
+A lag of depth n becomes n parts that hand their value on: entry 1 takes the value of this step,
+entry j + 1 the previous value of entry j.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class _PartNames:
 
     def __init__(self, recurrence: Recurrence) -> None:
         self.taken = {*recurrence.arguments, *(s.name for s in recurrence.states)}
-        self.taken |= {x.name for x in (*recurrence.scalars, *recurrence.outputs)}
+        self.taken |= {x.name for x in recurrence.scalars} | {x.name for x in recurrence.outputs}
 
     def of(self, memory: Memory, entry: int) -> str:
         """The part that holds what a memory's target was `entry` steps ago."""
@@ -126,7 +126,9 @@ def lower(recurrence: Recurrence) -> Lowered:
         builder.expand(r, o.dims) for r, o in zip(outputs, recurrence.outputs, strict=True)
     )
     behind = _behind(builder.values, parts)
-    return Lowered(recurrence, recurrence.dims, tuple(builder.values), tuple(parts), outputs, behind)
+    return Lowered(
+        recurrence, recurrence.dims, tuple(builder.values), tuple(parts), outputs, behind
+    )
 
 
 def _without_lag(value: Value, kept: Sequence[Memory], names: _PartNames) -> Value:
@@ -206,9 +208,7 @@ class _Cutter:
         self.lowered = lowered
         self.values = lowered.values
         self.static = {d.name for d in lowered.dims if d.size is not None}
-        self.input_dims = [
-            set(v.dims) for v in self.values if isinstance(v.op, Input)
-        ]
+        self.input_dims = [set(v.dims) for v in self.values if isinstance(v.op, Input)]
         self.inline = self._inline()
         self.early = self._early()
         self.names: dict[Ref, str] = {}
@@ -318,8 +318,10 @@ class _Cutter:
         for ref in sorted(needed | set(cut)):
             value = self.values[ref]
             if ref in cut:
-                op = Load(cut[ref])
-                new[ref] = builder.emit(op, value.dims, value.kind, None, value.span, value.varies)
+                load = Load(cut[ref])
+                new[ref] = builder.emit(
+                    load, value.dims, value.kind, None, value.span, value.varies
+                )
                 continue
             op = with_operands(value.op, [new[r] for r in operands(value.op)])
             new[ref] = builder.emit(

@@ -60,13 +60,9 @@ def scan_table(names: ScanNames, backends: tuple[str, ...], state_class: str | N
     recurrence = names.recurrence
     fixed = [d for d in recurrence.dims if d.size is not None and d.base is None]
     static = ", ".join(f'"{d.name}": {d.size}' for d in fixed)
-    outputs = [
-        _field(recurrence, o.name, o.dims, o.kind.value, 0, "") for o in recurrence.outputs
-    ]
+    outputs = [_field(recurrence, o.name, o.dims, o.kind.value, 0, "") for o in recurrence.outputs]
     of = {m.name: m.of for m in names.state}
-    state = [
-        _field(recurrence, p.name, p.dims, p.kind, p.depth, of[p.name]) for p in names.state
-    ]
+    state = [_field(recurrence, p.name, p.dims, p.kind, p.depth, of[p.name]) for p in names.state]
     node = Node(
         f"{names.table} = _Scan(",
         (
@@ -120,9 +116,7 @@ def _unit_axes(recurrence: Recurrence, tensor: Tensor) -> str:
     return "(" + ", ".join(map(str, axes)) + ("," if len(axes) == 1 else "") + ")"
 
 
-def _field(
-    recurrence: Recurrence, name: str, dims: Dims, kind: str, depth: int, of: str
-) -> Node:
+def _field(recurrence: Recurrence, name: str, dims: Dims, kind: str, depth: int, of: str) -> Node:
     items = [f'"{name}"', strings(_bases(recurrence, dims)), f'"{kind}"']
     order = axis_order(recurrence, dims)
     if order is not None:
@@ -140,6 +134,8 @@ def state_lines(parts: tuple[StatePart, ...], name: str) -> list[str]:
     for part in parts:
         depth = "depth, " if part.depth else ""
         dims = "".join(f", {d}" for d in part.dims)
-        shape = "[N]" if part.kind == "time" else f"[N, H{', ' + depth[:-2] if depth else ''}{dims}]"
+        shape = (
+            "[N]" if part.kind == "time" else f"[N, H{', ' + depth[:-2] if depth else ''}{dims}]"
+        )
         lines.append(f"    {part.python}: Tensor  # {shape}")
     return lines

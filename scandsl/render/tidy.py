@@ -1,9 +1,9 @@
 """Makes printed Python look as a formatter would leave it.
 
 In: the text of a module whose statements are printed without care for line breaks.  Out: the same
-module with long statements exploded one item per line, short ones joined, and two blank lines before
-top-level definitions.  It knows just enough of Python for what the printers write: brackets, strings
-and comments; text inside triple quotes is left alone.
+module with long statements exploded one item per line, short ones joined, and two blank lines
+before top-level definitions.  It knows just enough of Python for what the printers write: brackets,
+strings and comments; text inside triple quotes is left alone.
 """
 
 from __future__ import annotations
@@ -158,7 +158,11 @@ def exploded(line: str) -> list[str]:
     if not items:
         return [line]
     out = [head]
-    comma = "" if len(items) == 1 and " for " in items[0] else ","  # a generator takes none
+    group = line[code[start][1]] == "(" and not _called(line, code[start][1])
+    alone = len(items) == 1 and (
+        " for " in items[0] or (group and not inner.rstrip().endswith(","))
+    )
+    comma = "" if alone else ","  # a generator takes none, an expression in brackets stays one
     for item in items:
         text = f"{indent}    {item}{comma}"
         out += exploded(text) if len(text) > WIDTH else [text]
@@ -166,8 +170,13 @@ def exploded(line: str) -> list[str]:
 
 
 def _subscript(line: str, place: int) -> bool:
+    return line[place] == "[" and _called(line, place)
+
+
+def _called(line: str, place: int) -> bool:
+    """Whether the bracket at `place` belongs to what stands before it."""
     before = line[place - 1 : place]
-    return line[place] == "[" and (before.isalnum() or before in "_)]")
+    return bool(before) and (before.isalnum() or before in "_)]")
 
 
 def _parenthesised(line: str) -> list[str]:

@@ -1,12 +1,12 @@
 """Prints IR values as torch statements.
 
-In: a list of values, what its leaves are called, and the values that are wanted.  Out: statements and
-one expression per wanted value.  Decides nothing about mathematics.
+In: a list of values, what its leaves are called, and the values that are wanted.  Out: statements
+and one expression per wanted value.  Decides nothing about mathematics.
 
 A printed value has the layout `[*lead, *dims]`, its dimensions in the order of `Value.dims`.  The
 number of lead axes does not matter: trailing axes are counted from the right, and an operand may
-have fewer lead axes than another, or lead axes of size 1, where it does not vary.  Numbers (literals,
-sizes, scalars) stay Python numbers as long as they can.
+have fewer lead axes than another, or lead axes of size 1, where it does not vary.  Numbers
+(literals, sizes, scalars) stay Python numbers as long as they can.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Scope:
     """What a printed function can refer to.
 
     `leaf` names the leaves that depend on where the values are used (inputs, params, states, loads,
-    rows, positions); it may return `None` to leave a value to the printer.  `dtype` and `device` are
+    rows, positions); it may return `None` to leave a value to the printer.  `dtype`, `device` are
     expressions for the real compute dtype and the device; `sizes` for the size of each dimension.
     """
 
@@ -132,7 +132,7 @@ _NAME_OF_OP: Mapping[type, str] = {
 
 
 class TorchPrinter:
-    """Prints values of one function; `lines` are its statements so far, `helpers` what they call."""
+    """Prints values of one function: `lines` are its statements, `helpers` what they call."""
 
     def __init__(self, values: Sequence[Value], scope: Scope, names: Names) -> None:
         self.values = values
@@ -303,7 +303,11 @@ class TorchPrinter:
                 return self._binary(ref, value, value.op)
             case Cast(x):
                 text = self._text[x]
-                return text if text.number else Text(f"{wrapped(text, ATOM)}.to({self.dtype(value.kind)})")
+                return (
+                    text
+                    if text.number
+                    else Text(f"{wrapped(text, ATOM)}.to({self.dtype(value.kind)})")
+                )
             case Clamp():
                 return self._clamp(value, value.op)
             case Where(c, a, b):
@@ -546,7 +550,8 @@ class TorchPrinter:
             matrix, vector = (y, x) if not mine else (x, y)
             dims = b.dims if not mine else a.dims
             if dims[0] == inner:
-                return Text(f"({wrapped(vector, ATOM)}[..., None, :] @ {wrapped(matrix, MUL + 1)})[..., 0, :]")
+                row = f"{wrapped(vector, ATOM)}[..., None, :]"
+                return Text(f"({row} @ {wrapped(matrix, MUL + 1)})[..., 0, :]")
             return Text(f"({wrapped(matrix, MUL)} @ {wrapped(vector, ATOM)}[..., None])[..., 0]")
         left, right, first, second = x, y, a.dims, b.dims
         if value.dims[0] == yours[0]:
