@@ -102,7 +102,8 @@ def _show_plain(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     print(f"\n{title}")
     for line in lines:
-        cells = [f"{c:>{w}}" if i else f"{c:<{w}}" for i, (c, w) in enumerate(zip(line, widths))]
+        pairs = zip(line, widths, strict=True)
+        cells = [f"{c:>{w}}" if i else f"{c:<{w}}" for i, (c, w) in enumerate(pairs)]
         print("  ".join(cells).rstrip())
     sys.stdout.flush()
 
@@ -165,7 +166,7 @@ def _shaped(declared: Declared, x: Tensor, varies: bool) -> Tensor:
     if (r.low, r.high) == (0.0, 1.0):
         if varies:
             return x.sigmoid()
-        heads = torch.arange(x.shape[0], device=x.device).clamp(max=15)
+        heads = torch.arange(x.shape[0], device=x.device)
         return (1 - 2.0 ** (-5.0 - heads)).reshape(-1, *[1] * (x.ndim - 1)).expand(x.shape).clone()
     low = r.low if math.isfinite(r.low) else -1.0
     high = r.high if math.isfinite(r.high) else low + 2.0

@@ -40,9 +40,10 @@ def main() -> int:
     for name in options.spec or ["simple_gla", "retnet", "linear_attention", "mamba2"]:
         found.append(_one(name, options))
         print(f"{name}: {found[-1]['ratio']:.1f} times faster than the loop", flush=True)
-    shape = f"B={options.batch} T={options.time} H={options.heads} K={options.key} V={options.value}"
+    o = options
+    shape = f"B={o.batch} T={o.time} H={o.heads} K={o.key} V={o.value}"
     show(
-        f"forward and backward, {shape}, {options.dtype}, {options.threads} threads",
+        f"forward and backward, {shape}, {o.dtype}, {o.threads} threads",
         ("scan", "form", "loop ms", "torch ms", "times faster", "error/bound"),
         [_row(result) for result in found],
     )
@@ -102,7 +103,9 @@ def _form(module: ModuleType, name: str) -> str:
     return "chunk" if hasattr(module, f"_{name}_chunk_forward") else "sequential"
 
 
-def _ran(function: Callable[..., Tensor], given: Mapping[str, Tensor], cotangent: Tensor) -> Results:
+def _ran(
+    function: Callable[..., Tensor], given: Mapping[str, Tensor], cotangent: Tensor
+) -> Results:
     """The output and all gradients."""
     leaves = {name: x.detach().requires_grad_() for name, x in given.items()}
     out = function(*leaves.values())

@@ -173,7 +173,7 @@ def _results(
     cotangents: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Outputs, final states and gradients by name; the cotangents by default all the same."""
-    leaves = {n: x.detach().to(DEVICE, copy=True).requires_grad_() for n, x in tensors.items()}
+    leaves = {n: x.detach().to(DEVICE).requires_grad_() for n, x in tensors.items()}
     state = None
     if start is not None:
         state = [_leaf(x) for x in start]
@@ -189,9 +189,7 @@ def _results(
     )
     named = dict(zip((o.name for o in scan.recurrence.outputs), outputs, strict=True))
     finals = [final] if isinstance(final, Tensor) else list(final or ())
-    named |= {
-        f"final {n}": x for n, x in zip(state_names(scan.recurrence), finals, strict=False)
-    }
+    named |= {f"final {n}": x for n, x in zip(state_names(scan.recurrence), finals, strict=False)}
     ends = {n: x for n, x in named.items() if x.requires_grad}
     given = cotangents or {n: torch.ones_like(x) for n, x in ends.items()}
     grads = torch.autograd.grad(
@@ -240,6 +238,11 @@ def large(task: Task) -> Result:
     heads = sorted({0, shape[2] // 2, shape[2] - 1})
     with _poisoned():
         found = _results(scan, tensors, "triton", marks, cotangents=cotangents)
+        differs = []
+        if not need:  # where there is room for a second one
+            again = _results(scan, tensors, "triton", marks, cotangents=cotangents)
+            differs = [name for name, x in found.items() if not _same_bits(x, again[name])]
+            del again
         got = {name: _heads(x, name, heads, scan.recurrence) for name, x in found.items()}
         del found
         part = {n: _heads(x, n, heads, scan.recurrence) for n, x in tensors.items()}
@@ -252,7 +255,8 @@ def large(task: Task) -> Result:
         mine = _results(scan, part, "torch", marks, cotangents=dual)
         own = {name: relative_rms(mine[name], x) for name, x in truth.items()}
     verdicts = [_verdict(n, got[n], x, dtype, own.get(n, 0.0), scan) for n, x in truth.items()]
-    return {"ok": all(v["error"] <= v["bound"] for v in verdicts), "verdicts": verdicts}
+    ok = all(v["error"] <= v["bound"] for v in verdicts) and not differs
+    return {"ok": ok, "verdicts": verdicts, "differs": differs}
 
 
 def _boundaries(task: Task) -> Tensor | None:
@@ -495,7 +499,7 @@ def _fla(name: str, marks: Tensor | None) -> Callable[[Sequence[Tensor]], Tensor
     if name == "simple_gla":
         gated = op("simple_gla", "chunk_simple_gla")
         return lambda a: gated(a[0], a[1], a[2], g=a[3], **extra)[0]
-    if name == "retnet":  # its decays are fixed, those that `realistic` makes for up to 16 heads
+    if name == "retnet":  # its decays are fixed: those that `realistic` makes
         retention = op("retention", "chunk_retention")
         return lambda a: retention(a[0], a[1], a[2], **extra)[0]
     if name == "linear_attention":

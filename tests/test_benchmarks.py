@@ -1,0 +1,95 @@
+"""The benchmarks run: the loops are right, and the script for a GPU works without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.baselines import LOOPS
+from benchmarks.common import realistic, sizes_for
+from scandsl.driver import check
+from scandsl.loader import read_source
+from scandsl.reference import interpret
+from scandsl.testing.compare import relative_rms
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("name", sorted(LOOPS))
+def test_loops_are_the_examples(name):
+    (recurrence,) = check(read_source(ROOT / "examples" / f"{name}.scan")).recurrences
+    tensors = realistic(recurrence, sizes_for(recurrence, 5, 7), (2, 9, 3), torch.float64)
+    expected = interpret(recurrence, tensors).outputs[0]
+    assert relative_rms(LOOPS[name](*tensors.values()), expected) < 1e-14
+
+
+def _run(script: str, *options: str, blocked: Path, **environment: str):
+    paths = os.pathsep.join([str(blocked), str(ROOT)])
+    return subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / script, *options],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "PYTHONPATH": paths, **environment},
+    )
+
+
+@pytest.fixture
+def blocked(tmp_path: Path) -> Path:
+    """A folder in front of the path, where rich and click cannot be imported."""
+    for name in ("rich", "click"):
+        (tmp_path / "blocked" / name).mkdir(parents=True)
+        (tmp_path / "blocked" / name / "__init__.py").write_text("raise ImportError('not here')\n")
+    return tmp_path / "blocked"
+
+
+def test_gpu_script_runs_dry(tmp_path, blocked):
+    pytest.importorskip("triton")
+    done = _run("gpu.py", "--dry", "--only", "simple_gla", "--out", str(tmp_path), blocked=blocked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing wrong" in done.stdout
+    found = json.loads((tmp_path / "gpu-dry.json").read_text())
+    kinds = {r["kind"] for r in found["results"]}
+    assert {"compare", "large", "bandwidth", "time", "profile"} <= kinds
+    for result in found["results"]:
+        if result["kind"] in ("compare", "large"):
+            roles = {v["role"] for v in result["verdicts"]}
+            assert roles >= {"output", "final state", "gradient", "gate gradient"}
+
+
+def test_gpu_script_lists_what_is_wrong(tmp_path, blocked):
+    """Processes that die at the first kernel: each is told, and the rest is done."""
+    pytest.importorskip("triton")
+    (blocked / "triton").mkdir()
+    (blocked / "triton" / "__init__.py").write_text("import os; os._exit(3)\n")
+    options = ["--dry", "--only", "retnet", "--stages", "core", "--out", str(tmp_path)]
+    done = _run("gpu.py", *options, blocked=blocked)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "WRONG: 2" in done.stdout
+    found = json.loads((tmp_path / "gpu-dry.json").read_text())
+    assert ["the process died" in r["failure"] for r in found["results"]] == [True, True]
+    assert len(found["wrong"]) == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_script_without_gpu(tmp_path, blocked):
+    done = _run("gpu.py", "--out", str(tmp_path / "none"), blocked=blocked)
+    assert done.returncode == 0
+    assert "no GPU" in done.stdout
+    assert not (tmp_path / "none").exists()
+
+
+def test_cpu_script(tmp_path, blocked):
+    options = "--spec simple_gla -T 70 -H 2 -K 16 -V 16 --repeats 2 --threads 1 --out".split()
+    done = _run("cpu.py", *options, str(tmp_path), blocked=blocked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (file,) = tmp_path.glob("cpu-*.json")
+    (result,) = json.loads(file.read_text())["results"]
+    assert result["ratio"] > 0
+    assert all(v["ok"] for v in result["verdicts"])
