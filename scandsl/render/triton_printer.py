@@ -27,6 +27,7 @@ from scandsl.ir.nodes import (
     Grad,
     Input,
     Insert,
+    Inverse,
     Iota,
     Kind,
     Lag,
@@ -228,6 +229,8 @@ class TritonPrinter:
                 return Tile(text, False, own | zero)
             case CumSum(x, dim, reverse, exclusive):
                 return self._cumsum(x, dim, reverse, exclusive)
+            case Inverse(x):
+                return self._plain(f"_unit_inverse({self.named(x)}, i, CHUNK, EXACT)")
             case Segment(x):
                 return self._segment(x)
             case SegmentAdjoint(g):
@@ -504,28 +507,8 @@ def strip(text: str) -> str:
 
 
 def statement(name: str, text: str) -> list[str]:
-    """`name = text`, with the arguments of a long call on lines of their own."""
-    line = f"{name} = {text}"
-    if len(line) <= WIDTH or not text.endswith(")") or "(" not in text:
-        return [line]
-    open_at = text.index("(")
-    head, inner = text[: open_at + 1], text[open_at + 1 : -1]
-    parts = split_arguments(inner)
-    if not head[:-1] or any(len(p) > WIDTH - 8 for p in parts):
-        return [line]
-    return [f"{name} = {head}", *(f"    {part}," for part in parts), ")"]
-
-
-def split_arguments(text: str) -> list[str]:
-    """The arguments of a call, at its own commas."""
-    parts, depth, start = [], 0, 0
-    for place, char in enumerate(text):
-        depth += (char in "([") - (char in ")]")
-        if char == "," and depth == 0:
-            parts.append(text[start:place].strip())
-            start = place + 1
-    parts.append(text[start:].strip())
-    return parts
+    """`name = text`; long lines are broken when the module is tidied."""
+    return [f"{name} = {text}"]
 
 
 def use_counts(
