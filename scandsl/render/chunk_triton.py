@@ -232,7 +232,8 @@ class ChunkTriton(ChunkForm):
         for out in self.recurrence.outputs:
             d_outputs.append(f"d_{self.arg[out.name]}")
             texts[f"d_{self.names.tensor(out.name)}_ptr"] = d_outputs[-1]
-            lines.append(f"{d_outputs[-1]} = {d_outputs[-1]}.contiguous()")
+            if out.kind is Kind.REAL:  # others have no cotangent
+                lines.append(f"{d_outputs[-1]} = {d_outputs[-1]}.contiguous()")
         kept = self.kept(self.forward)
         for state, text in zip(self.recurrence.states, kept, strict=True):
             texts[f"kept_{self.names.tensor(state.name)}_ptr"] = text
