@@ -27,6 +27,7 @@ from scandsl.analysis.show import show
 from scandsl.ir.nodes import Every, Kind, Lag, LagState, Prev, Recurrence, Ref
 
 _SCALAR = (Transition.NONE, Transition.SCALAR_CONSTANT, Transition.SCALAR)
+_CHUNKED = (*_SCALAR, Transition.LOW_RANK)
 _SCANS = (
     Transition.ELEMENTWISE, Transition.ROTATION, Transition.MAX_PLUS, Transition.LOG_SUM_EXP,
 )  # fmt: skip
@@ -83,6 +84,9 @@ def _chosen(component: Component, fault: Fault | None, whole: Fault | None) -> C
 def _decay_words(component: Component) -> str:
     if component.transition is Transition.NONE:
         return "no decay"
+    if component.transition is Transition.LOW_RANK:
+        scalar = any(isinstance(e, Decay) for e in component.events)
+        return f"{'a scalar decay and ' if scalar else ''}low-rank updates; without a"
     return f"a {component.transition.value} decay"
 
 
@@ -114,7 +118,7 @@ def _class_fault(recurrence: Recurrence, component: Component) -> Fault | None:
     if len(component.states) != 1 or component.memories or component.reason:
         detail = f" ({component.reason})" if component.reason else ""
         return Fault(later + detail, component.culprit)
-    if component.transition not in _SCALAR:
+    if component.transition not in _CHUNKED:
         culprit = next((_weight(e) for e in component.events if _marks(e)), None)
         text = "" if culprit is None else f" (`{show(recurrence.values, culprit)}`)"
         return Fault(later + text, culprit)
@@ -125,7 +129,7 @@ def _class_fault(recurrence: Recurrence, component: Component) -> Fault | None:
 
 
 def _marks(event: Event) -> bool:
-    return isinstance(event, Probe) or (isinstance(event, Decay) and event.dims != ())
+    return isinstance(event, Decay) and event.dims != ()
 
 
 def _weight(event: Event) -> Ref:
@@ -153,8 +157,19 @@ def _event_fault(  # noqa: C901 - one rule per event
                 return Fault(f"the decay {text} may be zero or negative, so it has no log", factor)
             if _masked(recurrence, factor):
                 return Fault(f"the decay {text} depends on an `every` block", factor)
-        case Probe() | Update():
-            return Fault(f"{text} feeds the state back into itself", _weight(event))
+            if event.dims:
+                along = ", ".join(event.dims)
+                return Fault(f"the decay {text} differs along [{along}]; this is to come", factor)
+        case Probe(_, w, over):
+            if over != component.contracted or set(values[w].dims) != set(over):
+                return Fault(f"{text} probes along [{', '.join(over)}], not as the others", w)
+            if _masked(recurrence, w):
+                return Fault(f"the probe {text} depends on an `every` block", w)
+        case Update(_, p, _, strength):
+            if strength is not None:
+                return Fault(f"the update {text} has a strength per column; this is to come", p)
+            if set(values[p].dims) != set(component.contracted) or _masked(recurrence, p):
+                return Fault(f"the update {text} is no vector along the contracted dimension", p)
         case Write(_, b, x):
             if b is None and component.contracted:
                 return Fault(f"the term {text} is no product of a key and a value", x)

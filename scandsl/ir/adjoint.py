@@ -31,6 +31,7 @@ from scandsl.ir.nodes import (
     Grad,
     Input,
     Insert,
+    Inverse,
     Iota,
     Kind,
     Lag,
@@ -213,6 +214,8 @@ class _Push:
                 return ((x, g),)
             case CumSum(x, dim, reverse, exclusive):
                 return ((x, b.cumsum(g, dim, not reverse, exclusive)),)
+            case Inverse(x, row, column, inner):
+                return ((x, self._inverse(ref, row, column, inner, g)),)
             case Segment(x, row, column):
                 return ((x, b.segment_adjoint(g, row, column)),)
             case Grad() | SegmentAdjoint():
@@ -388,6 +391,16 @@ class _Push:
                 return ()
             case unreachable:
                 assert_never(unreachable)
+
+    def _inverse(self, ref: Ref, row: str, column: str, inner: str, g: Ref) -> Ref:
+        """`Tᵀ g Tᵀ` under the diagonal, for the inverse `T`."""
+        b = self.b
+        flipped = b.rename(ref, [(row, inner), (column, row)])
+        left = b.contract(flipped, b.rename(g, [(row, inner)]), (inner,))
+        right = b.rename(ref, [(row, column), (column, inner)])
+        whole = b.contract(b.rename(left, [(column, inner)]), right, (inner,))
+        below = b.binary("gt", b.iota(row), b.iota(column))
+        return b.where(below, whole, b.const(0.0))
 
     def _normalize(self, ref: Ref, op: Normalize, g: Ref) -> Ref:
         b, x, over = self.b, op.x, op.over

@@ -25,6 +25,7 @@ from scandsl.ir.nodes import (
     Expand,
     Input,
     Insert,
+    Inverse,
     Iota,
     Kind,
     Load,
@@ -369,6 +370,10 @@ class Builder:
         """Transpose of `segment`."""
         dims = set(self.dims_of(g)) - {column}
         return self.emit(SegmentAdjoint(g, row, column), dims, self.kind_of(g))
+
+    def inverse(self, x: Ref, row: str, column: str, inner: str) -> Ref:
+        """Inverse of one minus the part of `x` under the diagonal."""
+        return self.emit(Inverse(x, row, column, inner), self.dims_of(x), self.kind_of(x))
 
     def infinity(self, negative: bool = False) -> Ref:
         """±∞."""

@@ -318,6 +318,19 @@ class SegmentAdjoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Inverse:
+    """Inverse of `1 - L`, with `L` the part of `x` strictly under the diagonal.
+
+    Rows `row`, columns `column`; `inner` is a third name of the same size, for its derivative.
+    """
+
+    x: Ref
+    row: str
+    column: str
+    inner: str
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """BOOL along the row dimension `dim` of a chunk: this row holds a token of the sequence."""
 
@@ -335,7 +348,7 @@ Op: TypeAlias = (
     Const | Size | Iota | Time | Every | Input | Param | Scalar | Prev
     | Unary | Binary | Cast | Clamp | Where | MakeComplex | StopGrad
     | Contract | Reduce | Normalize | Rename | Select | Insert | Stack | Expand
-    | Lag | LagState | Grad | CumSum | Segment | SegmentAdjoint | Row | Load
+    | Lag | LagState | Grad | CumSum | Segment | SegmentAdjoint | Inverse | Row | Load
 )  # fmt: skip
 
 
@@ -458,7 +471,7 @@ class Memory:
 def operands(op: Op) -> tuple[Ref, ...]:
     """The values an operation reads, in order; those of `Lag` and of the leaves included."""
     match op:
-        case Unary(_, x) | Cast(x) | StopGrad(x) | Expand(x) | Lag(x, _) | CumSum(x) | Segment(x):
+        case Unary(_, x) | Cast(x) | StopGrad(x) | Expand(x) | Lag(x, _) | CumSum(x) | Segment(x) | Inverse(x):
             return (x,)
         case Reduce(_, x) | Normalize(_, x) | Rename(x) | Select(x):
             return (x,)

@@ -21,6 +21,7 @@ from scandsl.ir.nodes import (
     Grad,
     Input,
     Insert,
+    Inverse,
     Iota,
     Kind,
     Lag,
@@ -129,6 +130,8 @@ def print_op(op: Op) -> str:  # noqa: C901 - one line per operation
             return f"lag state {state} {n}"
         case Grad(e, wrt):
             return f"grad {_ref(e)} {_ref(wrt)}"
+        case Inverse(x, row, column):
+            return f"inverse[{row}, {column}] {_ref(x)}"
         case Segment(x, row, column):
             return f"segment[{row}, {column}] {_ref(x)}"
         case SegmentAdjoint(g, row, column):

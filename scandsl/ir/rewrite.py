@@ -13,6 +13,7 @@ from scandsl.ir.nodes import (
     Expand,
     Grad,
     Insert,
+    Inverse,
     Lag,
     MakeComplex,
     Normalize,
@@ -65,6 +66,8 @@ def with_operands(op: Op, refs: Sequence[Ref]) -> Op:  # noqa: C901 - one line p
             return Expand(refs[0])
         case CumSum(_, dim, reverse, exclusive):
             return CumSum(refs[0], dim, reverse, exclusive)
+        case Inverse(_, row, column, inner):
+            return Inverse(refs[0], row, column, inner)
         case Segment(_, row, column):
             return Segment(refs[0], row, column)
         case SegmentAdjoint(_, row, column):

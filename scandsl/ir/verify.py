@@ -25,6 +25,7 @@ from scandsl.ir.nodes import (
     Grad,
     Input,
     Insert,
+    Inverse,
     Iota,
     Kind,
     Lag,
@@ -150,6 +151,9 @@ class _Check:
                 return xs[1].dims, Kind.REAL
             case CumSum(_, dim):
                 self.need(ref, dim in xs[0].dims, "the summed dimension")
+                return xs[0].dims, xs[0].kind
+            case Inverse(_, row, column):
+                self.need(ref, {row, column} <= set(xs[0].dims), "rows and columns")
                 return xs[0].dims, xs[0].kind
             case Segment(_, row, column):
                 good = row in xs[0].dims and column not in xs[0].dims

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scandsl.ir.nodes import Contract, Dims, Recurrence, Tensor
-from scandsl.kernels.program import COLUMN, ROW
+from scandsl.kernels.program import COLUMN, INNER, ROW
 from scandsl.kernels.schedule import Kernel
 from scandsl.plan.limits import CHUNK_TILE, LOOP_TILE, block, chunk_size
 
@@ -87,7 +87,7 @@ def _volume(dims: Sequence[str], at: Setting) -> int:
 
 
 def _size(dim: str, at: Setting) -> int:
-    return at.chunk if dim in (ROW, COLUMN) else at.sizes[dim]
+    return at.chunk if dim in (ROW, COLUMN, INNER) else at.sizes[dim]
 
 
 def _tiles(dim: str, kernel: Kernel, at: Setting) -> int:

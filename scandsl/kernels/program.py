@@ -18,6 +18,7 @@ from scandsl.ir.nodes import Dim, Dims, Kind, Ref, Value
 
 ROW = "#i"
 COLUMN = "#j"
+INNER = "#k"
 POSITION = "#t"
 
 

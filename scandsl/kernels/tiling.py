@@ -22,6 +22,7 @@ from scandsl.ir.nodes import (
     Expand,
     Input,
     Insert,
+    Inverse,
     Kind,
     Load,
     Normalize,
@@ -161,7 +162,7 @@ class _Cutter:
             case CumSum(_, dim) | Select(_, dim):
                 self._forbid(frozenset((dim,)) & self.cut)
                 return union
-            case Segment() | Insert() | Stack():
+            case Segment() | Inverse() | Insert() | Stack():
                 self._forbid(union)
             case Input() | Load() | Param():
                 pass

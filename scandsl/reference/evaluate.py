@@ -32,6 +32,7 @@ from scandsl.ir.nodes import (
     Grad,
     Input,
     Insert,
+    Inverse,
     Iota,
     Kind,
     Lag,
@@ -114,7 +115,7 @@ def evaluate(moment: Moment, known: Known, value: Value) -> Tensor:
             return _dimensional(moment, known, value, value.op)
         case Grad():
             return _gradient(moment, known, value.op)
-        case CumSum() | Segment() | SegmentAdjoint() | Row() | Load():
+        case CumSum() | Segment() | SegmentAdjoint() | Inverse() | Row() | Load():
             raise InternalError(f"{type(value.op).__name__} belongs to a chunk, not to a step")
         case _:
             assert_never(value.op)

@@ -25,7 +25,7 @@ from scandsl.ir.nodes import (
     operands,
 )
 from scandsl.kernels.backward import cotangent
-from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram, Split, Store
+from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Split, Store
 from scandsl.kernels.split import split
 from scandsl.render.chunk_form import ChunkForm, call, definition, tuple_of, unpacked
 from scandsl.render.form import RenderedForm
@@ -74,7 +74,7 @@ class ChunkTorch(ChunkForm):
         ]
 
     def _sizes(self) -> dict[str, str]:
-        sizes = {ROW: "chunks.size", COLUMN: "chunks.size"}
+        sizes = dict.fromkeys((ROW, COLUMN, INNER), "chunks.size")
         return sizes | {d.name: self.size(d.name) for d in self.recurrence.dims}
 
     def _shape(self, carry: Carry) -> str:

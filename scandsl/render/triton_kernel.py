@@ -16,6 +16,7 @@ from scandsl.ir.nodes import (
     Dims,
     Input,
     Insert,
+    Inverse,
     Iota,
     Kind,
     Load,
@@ -32,7 +33,7 @@ from scandsl.ir.nodes import (
     Unary,
     Value,
 )
-from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram, Store
+from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.schedule import Kernel
 from scandsl.kernels.tiling import FIRST
 from scandsl.render.names import ascii_name, inner_names
@@ -91,6 +92,8 @@ class RenderedKernel:
 def unprintable(program: ChunkProgram) -> str | None:
     """Why a program has no Triton form yet, or `None` if it has one."""
     for value in program.values:
+        if isinstance(value.op, Inverse):
+            return "triangular systems"
         if value.kind is Kind.COMPLEX or isinstance(value.op, MakeComplex):
             return "complex values"
         if isinstance(value.op, Unary) and value.op.fn == "im":
@@ -146,10 +149,7 @@ class KernelRenderer:
         return tuple(d.name for d in self.recurrence.dims if d.name in used)
 
     def _axes(self) -> dict[str, Axis]:
-        out = {
-            ROW: Axis("i", "CHUNK", "row", "CHUNK", False),
-            COLUMN: Axis("i", "CHUNK", "row", "CHUNK", False),
-        }
+        out = dict.fromkeys((ROW, COLUMN, INNER), Axis("i", "CHUNK", "row", "CHUNK", False))
         for dim in self.user_dims:
             n = self.names.dims[dim]
             out[dim] = Axis(f"o_{n}", f"BLOCK_{n}", f"in_{n}", f"size_{n}", True)

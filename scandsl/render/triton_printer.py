@@ -57,6 +57,7 @@ from scandsl.ir.nodes import (
 )
 from scandsl.kernels.program import COLUMN, ROW
 from scandsl.render import triton_expressions as expressions
+from scandsl.render.layout import weight
 
 WIDTH = 84
 _ZERO_KEEPING = frozenset({
@@ -178,7 +179,7 @@ class TritonPrinter:
 
     def _settle(self, ref: Ref, tile: Tile) -> Tile:
         """Give the value a name, unless it is short and used once."""
-        short = len(tile.text) <= 40 and self.users.get(ref, 0) <= 1
+        short = weight(tile.text) <= 44 and self.users.get(ref, 0) <= 1
         if tile.atom or (short and isinstance(self.values[ref].op, Unary | Binary | Cast)):
             return tile
         name = self.assign(strip(tile.text), _hint(self.values[ref]))

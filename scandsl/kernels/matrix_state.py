@@ -1,0 +1,398 @@
+"""The chunk formula of one state that decays by scalars.
+
+Let `a_i` be the logarithm of all that step `i` multiplies the state by.  A term `b_j y_j` (a write, an
+update, or both along one vector) may be followed in its own step by decays `after_j`; an observer
+`q_i` (a read or a probe) may be preceded in its step by decays `before_i`.  With the state `S_0` at
+the start of the chunk (design: "canonical events") it sees
+
+    r_i = exp(before_i + Σ_{m<i} a_m) (q_i · S_0)
+        + Σ_{j<i} exp(before_i + Σ_{j<m<i} a_m + after_j) (q_i · b_j) y_j
+        + the terms that come before it in step i itself,
+
+and the chunk leaves  S_C = exp(Σ a_m) S_0 + Σ_j exp(after_j + Σ_{m>j} a_m) b_j y_j.
+
+A term may hold results of probes: `y_j = x_j + c_j u_j`.  Then the probes are unknowns of a unit lower
+triangular system, `u = F + M u`, solved by block elimination, one block for each probe of a step; its
+right side is affine in `S_0`, so that everything but one product is known before the states are.
+
+Every exponent is a sum of logarithms running outward from `j`, never a difference of two sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from scandsl.analysis.program import Decay, Event, Probe, Read, Update, Write
+from scandsl.diagnostics import InternalError
+from scandsl.ir.builder import Builder
+from scandsl.ir.nodes import Binary, Cast, Dims, Kind, Ref, State, Unary
+from scandsl.kernels.program import COLUMN, INNER, ROW
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """What is added along one vector at one moment of the step, per row.
+
+    `base` is the vector (`None` for a state without contracted dimension).  `known` is a value,
+    `unknown` maps a probe's result to the scalar factor with which it enters.
+    """
+
+    place: int
+    base: Ref | None
+    known: Ref | None
+    unknown: tuple[tuple[Ref, Ref], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """`known + w · S_0`, per row."""
+
+    known: Ref | None
+    w: Ref
+
+
+class MatrixState:
+    """One state's reads, probes and final value as values of a chunk program."""
+
+    def __init__(
+        self,
+        builder: Builder,
+        state: State,
+        events: Sequence[Event],
+        lift: Callable[[Ref], Ref],
+        row: Ref,
+    ) -> None:
+        self.b = builder
+        self.state = state
+        self.events = events
+        self.lift = lift
+        self.row = row
+        self._terms: list[Term] | None = None
+        self._solved: dict[Ref, Affine] | None = None
+
+    # ------------------------------------------------------------ small pieces
+
+    def rows(self, ref: Ref) -> Ref:
+        """A value of the step with one row per token."""
+        return self.b.expand(self.lift(ref), (ROW,))
+
+    def carried(self) -> Ref:
+        """`S_0`."""
+        return self.b.load(self.state.name, self.state.dims, self.state.kind)
+
+    def _column(self, x: Ref) -> Ref:
+        return self.b.rename(x, [(ROW, COLUMN)])
+
+    def _plus(self, *xs: Ref | None) -> Ref | None:
+        total: Ref | None = None
+        for x in xs:
+            if x is not None:
+                total = x if total is None else self.b.add(total, x)
+        return total
+
+    def _scaled(self, x: Ref, log: Ref | None) -> Ref:
+        return x if log is None else self.b.mul(x, self.b.exp(log))
+
+    def _triangle(self, diagonal: bool) -> Ref:
+        b = self.b
+        return b.binary("ge" if diagonal else "gt", b.iota(ROW), b.iota(COLUMN))
+
+    # ------------------------------------------------------------ decays
+
+    def _logs(self, events: Sequence[Event]) -> Ref | None:
+        """Sum of the logs of the decays among events, per row; `None` if there are none."""
+        return self._plus(*(self.rows(log_of(e)) for e in events if isinstance(e, Decay)))
+
+    def _step_log(self) -> Ref | None:
+        """`a_i`: zero in rows without token, where nothing decays."""
+        total = self._logs(self.events)
+        return None if total is None else self.b.where(self.row, total, self.b.const(0.0))
+
+    def _since_start(self, place: int) -> Ref | None:
+        """`before_i + Σ_{m<i} a_m`."""
+        step = self._step_log()
+        if step is None:
+            return None
+        before = self.events[:place]
+        if decays(before) == decays(self.events):
+            return self.b.cumsum(step, ROW)
+        return self._plus(self.b.cumsum(step, ROW, exclusive=True), self._logs(before))
+
+    def _weights(self, place: int, term: Term, diagonal: bool) -> Ref:
+        """`exp` of the decay from a term in row j to an observer in row i; zero above."""
+        b = self.b
+        mask = self._triangle(diagonal)
+        step = self._step_log()
+        if step is None:
+            return b.cast(mask, Kind.REAL)
+        before, everything = self.events[:place], decays(self.events)
+        later = self._logs(self.events[term.place + 1 :])
+        after = None if later is None else self._column(later)
+        if decays(before) == everything:
+            log = self._plus(b.segment(step, ROW, COLUMN), after)
+            if diagonal and log is not None:
+                return b.exp(log)
+        elif diagonal:
+            # every decay comes after the observer in its step: Σ_{j≤m<i} a_m
+            from_own = b.where(self._triangle(diagonal=True), step, b.const(0.0))
+            log = b.cumsum(from_own, ROW, exclusive=True)
+        else:
+            rest = b.where(self._triangle(diagonal=False), step, b.const(0.0))
+            log = self._plus(b.cumsum(rest, ROW, exclusive=True), self._logs(before), after)
+        if log is None:
+            raise InternalError("a decay without a logarithm")
+        return b.exp(b.where(mask, log, b.infinity(negative=True)))
+
+    # ------------------------------------------------------------ terms
+
+    def terms(self) -> list[Term]:
+        """The writes and updates of a step, those along one vector at one moment together."""
+        if self._terms is None:
+            self._terms = []
+            for place, event in enumerate(self.events):
+                match event:
+                    case Write(_, b, x):
+                        self._add(place, b, self.rows(x), None)
+                    case Update(_, p, probe):
+                        self._add(place, p, None, probe)
+                    case _:
+                        pass
+        return self._terms
+
+    def _add(self, place: int, vector: Ref | None, value: Ref | None, probe: Ref | None) -> None:
+        b = self.b
+        factor: Ref = b.const(1.0)
+        base: Ref | None = None
+        if vector is not None:
+            factor, base = self._split(self.rows(vector))
+        known = None if value is None else b.mul(value, factor)
+        row_factor = b.expand(factor, (ROW,))
+        unknown = () if probe is None else ((probe, row_factor),)
+        terms = self._terms
+        assert terms is not None
+        if terms and terms[-1].base == base and base is not None and self._adjacent(place):
+            last = terms.pop()
+            terms.append(
+                Term(last.place, base, self._plus(last.known, known), (*last.unknown, *unknown))
+            )
+        else:
+            terms.append(Term(place, base, known, unknown))
+
+    def _adjacent(self, place: int) -> bool:
+        """Whether only writes and updates stand between the last term and this place."""
+        assert self._terms is not None
+        between = self.events[self._terms[-1].place : place]
+        return all(isinstance(e, Write | Update) for e in between)
+
+    def _split(self, vector: Ref) -> tuple[Ref, Ref]:
+        """A vector as a factor per row times what is left of it."""
+        b = self.b
+        factor = b.const(1.0)
+        free = {ROW}
+        while True:
+            op = b.values[vector].op
+            if isinstance(op, Unary) and op.fn == "neg":
+                factor, vector = b.neg(factor), op.x
+                continue
+            if isinstance(op, Binary) and op.fn in ("mul", "div"):
+                pairs = [(op.b, op.a)] if op.fn == "div" else [(op.a, op.b), (op.b, op.a)]
+                found = [
+                    (s, rest)
+                    for s, rest in pairs
+                    if set(b.dims_of(s)) <= free
+                    and set(b.dims_of(rest)) | {ROW} == set(b.dims_of(vector)) | {ROW}
+                ]
+                if found and len(b.dims_of(vector)) > 1:
+                    scalar, rest = found[0]
+                    factor = b.div(factor, scalar) if op.fn == "div" else b.mul(factor, scalar)
+                    vector = b.expand(rest, (ROW,))
+                    continue
+            return factor, vector
+
+    # ------------------------------------------------------------ observers
+
+    def _response(
+        self, place: int, q: Ref | None, over: Dims, term: Term, base: Ref | None
+    ) -> tuple[Ref, Ref | None]:
+        """Coefficients `[i, j]` of the terms of other rows, and `[i]` of the row's own.
+
+        The second is `None` where the first holds the diagonal already, or the term comes later.
+        """
+        b = self.b
+        early = term.place < place
+        between = self.events[term.place : place]
+        ahead = decays(self.events[:place])
+        whole = early and not decays(between) and ahead in ([], decays(self.events))
+        weights = self._weights(place, term, diagonal=whole)
+        scores = own = None
+        if q is not None and base is not None:
+            scores = b.contract(q, self._column(base), over)
+            own = b.contract(q, base, over)
+        matrix = weights if scores is None else self._masked(scores, weights)
+        if whole or not early:
+            return matrix, None
+        one = b.expand(b.const(1.0), (ROW,)) if own is None else own
+        return matrix, self._scaled(one, self._logs(between))
+
+    def _masked(self, scores: Ref, weights: Ref) -> Ref:
+        b = self.b
+        op = b.values[weights].op
+        if isinstance(op, Cast):  # no decay: the weights are only a triangle
+            return b.where(op.x, scores, b.const(0.0))
+        return b.mul(scores, weights)
+
+    def _seen(self, place: int, q: Ref | None, over: Dims, term: Term, value: Ref) -> Ref:
+        """What an observer sees of a term whose value is known."""
+        b = self.b
+        base = term.base
+        if q is not None and base is None:  # no free dimension: the value is the vector
+            base, value = value, b.expand(b.const(1.0), (ROW,))
+        matrix, own = self._response(place, q, over, term, base)
+        total = b.contract(matrix, self._column(value), (COLUMN,))
+        return total if own is None else b.add(total, b.mul(own, value))
+
+    def _on_start(self, place: int, q: Ref | None) -> Ref:
+        """The vector (or factor) with which an observer meets `S_0`."""
+        b = self.b
+        whole = b.expand(b.const(1.0), (ROW,)) if q is None else q
+        return self._scaled(whole, self._since_start(place))
+
+    def read(self, event: Read) -> Ref:
+        """The result of a read, for all rows."""
+        b = self.b
+        place = self._place(event)
+        q = None if event.q is None else self.rows(event.q)
+        total = b.contract(self._on_start(place, q), self.carried(), event.over)
+        for term in self.terms():
+            value = self._value(term)
+            if value is not None:
+                total = b.add(total, self._seen(place, q, event.over, term, value))
+        return total
+
+    def _place(self, event: Event) -> int:
+        return next(i for i, e in enumerate(self.events) if e is event)
+
+    def _value(self, term: Term) -> Ref | None:
+        """A term's value, its probes solved."""
+        parts = [self.b.mul(self.probe(u), c) for u, c in term.unknown]
+        return self._plus(term.known, *parts)
+
+    # ------------------------------------------------------------ probes
+
+    def probe(self, result: Ref) -> Ref:
+        """The result of a probe, for all rows."""
+        b = self.b
+        if self._solved is None:
+            self._solved = self._solve()
+        found = self._solved[result]
+        event = next(e for e in self.events if isinstance(e, Probe) and e.result == result)
+        carried = b.contract(found.w, self.carried(), event.over)
+        return carried if found.known is None else b.add(found.known, carried)
+
+    def _solve(self) -> dict[Ref, Affine]:
+        """Block elimination on `u_r = F_r + Σ_s M_rs u_s`, probes r, s of a step in order."""
+        probes = [e for e in self.events if isinstance(e, Probe)]
+        right = [self._right_side(p) for p in probes]
+        m = [[self._coupling(r, s) for s in probes] for r in probes]
+        n = len(probes)
+        for r in range(n):
+            pivot = m[r][r]
+            if pivot is not None:
+                inverse = self.b.inverse(
+                    self.b.where(self.row, pivot, self.b.const(0.0)), ROW, COLUMN, INNER
+                )
+                right[r] = self._apply(inverse, right[r])
+                m[r] = [x if x is None else self._times(inverse, x) for x in m[r]]
+            for q in range(r + 1, n):
+                factor = m[q][r]
+                if factor is None:
+                    continue
+                right[q] = self._sum(right[q], self._apply(factor, right[r]))
+                for s in range(r + 1, n):
+                    step = m[r][s]
+                    more = None if step is None else self._times(factor, step)
+                    m[q][s] = self._plus(m[q][s], more)
+        for r in range(n - 1, -1, -1):
+            for s in range(r + 1, n):
+                coupling = m[r][s]
+                if coupling is not None:
+                    right[r] = self._sum(right[r], self._apply(coupling, right[s]))
+        return {p.result: a for p, a in zip(probes, right, strict=True)}
+
+    def _right_side(self, probe: Probe) -> Affine:
+        place, w = self._place(probe), self.rows(probe.w)
+        known = [
+            self._seen(place, w, probe.over, term, term.known)
+            for term in self.terms()
+            if term.known is not None
+        ]
+        return Affine(self._plus(*known), self._on_start(place, w))
+
+    def _coupling(self, probe: Probe, other: Probe) -> Ref | None:
+        """`M`: how the results of `other` in all rows enter those of `probe`."""
+        b = self.b
+        place, w = self._place(probe), self.rows(probe.w)
+        total: Ref | None = None
+        for term in self.terms():
+            for result, factor in term.unknown:
+                if result != other.result:
+                    continue
+                matrix, own = self._response(place, w, probe.over, term, term.base)
+                part = b.mul(matrix, self._column(factor))
+                if own is not None:
+                    same = b.binary("eq", b.iota(ROW), b.iota(COLUMN))
+                    diagonal = b.where(same, b.mul(own, factor), b.const(0.0))
+                    part = b.add(part, diagonal)
+                total = part if total is None else b.add(total, part)
+        return total
+
+    def _apply(self, matrix: Ref, to: Affine) -> Affine:
+        b = self.b
+        known = None if to.known is None else b.contract(matrix, self._column(to.known), (COLUMN,))
+        return Affine(known, b.contract(matrix, self._column(to.w), (COLUMN,)))
+
+    def _sum(self, a: Affine, c: Affine) -> Affine:
+        return Affine(self._plus(a.known, c.known), self.b.add(a.w, c.w))
+
+    def _times(self, left: Ref, right: Ref) -> Ref:
+        """Product of two `[i, j]` matrices."""
+        b = self.b
+        moved = b.rename(right, [(ROW, COLUMN), (COLUMN, INNER)])
+        return b.rename(b.contract(left, moved, (COLUMN,)), [(INNER, COLUMN)])
+
+    # ------------------------------------------------------------ the carry
+
+    def final(self) -> Ref:
+        """The state at the end of the chunk."""
+        b = self.b
+        step = self._step_log()
+        total = self.carried()
+        if step is not None:
+            total = b.mul(b.exp(b.sum(step, (ROW,))), total)
+        for term in self.terms():
+            value = self._value(term)
+            if value is None:
+                continue
+            rest = None if step is None else b.cumsum(step, ROW, reverse=True, exclusive=True)
+            log = self._plus(rest, self._logs(self.events[term.place + 1 :]))
+            if log is None:
+                x = b.where(self.row, value, b.const(0.0))
+            else:
+                weight = b.exp(b.where(self.row, log, b.infinity(negative=True)))
+                x = b.mul(value, weight)
+            added = b.sum(x, (ROW,)) if term.base is None else b.contract(term.base, x, (ROW,))
+            total = b.add(total, b.expand(added, self.state.dims))
+        return b.expand(total, self.state.dims)
+
+
+def log_of(event: Decay) -> Ref:
+    """The logarithm of a scalar decay."""
+    if event.log is None or event.dims:
+        raise InternalError("a chunk of this form needs scalar decays with a logarithm")
+    return event.log
+
+
+def decays(events: Sequence[Event]) -> list[Ref]:
+    """The logs of the decays among events, which tell two stretches of a step apart."""
+    return [log_of(e) for e in events if isinstance(e, Decay)]
