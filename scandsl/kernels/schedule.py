@@ -1,18 +1,22 @@
 """Cuts a chunk program into kernels.
 
-In: a `ChunkProgram`.  Out: at most two `Kernel`s: one that walks over the chunks of a sequence with
-the carries on chip and keeps what each chunk was handed, and one that runs for all chunks at once
-from what was kept.  What may be cut over the grid, `scandsl.kernels.tiling` decides.
+In: a `ChunkProgram`.  Out: at most three `Kernel`s: one that inverts the triangular matrices of all
+chunks at once, if there are any; one that walks over the chunks of a sequence with the carries on
+chip and keeps what each chunk was handed; one that runs for all chunks at once from what was kept.
+What may be cut over the grid, `scandsl.kernels.tiling` decides.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from scandsl.ir.nodes import Dims, Input, Load, Param, Ref, Scalar, Value
-from scandsl.kernels.program import POSITION, Carry, ChunkProgram, Store
-from scandsl.kernels.split import reach
+from scandsl.ir.nodes import Dims, Input, Inverse, Load, Param, Ref, Scalar, Value
+from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram, Store
+from scandsl.kernels.split import reach, split
 from scandsl.kernels.tiling import tile
+
+
+PREPARED = "#prepared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Kernel:
     params: tuple[str, ...]
     scalars: tuple[str, ...]
     loads: tuple[Carry, ...]
+    prepared: tuple[Store, ...]
     cotangents: tuple[Store, ...]
     carries: tuple[Carry, ...]
     stores: tuple[Store, ...]
@@ -47,16 +52,42 @@ def schedule(program: ChunkProgram, cotangents: tuple[Store, ...] = ()) -> tuple
     `cotangents` are the outputs whose cotangents the program loads by row (in a backward).
     """
     kernels = []
+    prepared = _inverses(program)
+    if prepared:
+        first = replace(program, carries=(), stores=prepared)
+        kernels.append(_kernel("prepare", first, cotangents, ()))
+        program = _without(program, prepared)
     if program.carries:
-        kernels.append(_kernel(program, cotangents, loop=True))
+        kernels.append(_kernel("carry", replace(program, stores=()), cotangents, prepared))
     if program.stores:
-        kernels.append(_kernel(program, cotangents, loop=False))
+        kernels.append(_kernel("chunk", program, cotangents, prepared))
     return tuple(kernels)
 
 
-def _kernel(program: ChunkProgram, cotangents: tuple[Store, ...], loop: bool) -> Kernel:
+def _inverses(program: ChunkProgram) -> tuple[Store, ...]:
+    """Triangular inverses that do not look at the carries, as rows `[i, :]` per token."""
+    before = split(program).before
+    found = [r for r in before if isinstance(program.values[r].op, Inverse)]
+    return tuple(
+        Store(f"{PREPARED}{n}", (COLUMN,), program.values[r].kind, r) for n, r in enumerate(found)
+    )
+
+
+def _without(program: ChunkProgram, prepared: tuple[Store, ...]) -> ChunkProgram:
+    """The program with prepared values loaded instead of computed."""
+    values = list(program.values)
+    for store in prepared:
+        old = values[store.value]
+        values[store.value] = replace(old, op=Load(store.name), dims=(ROW, COLUMN))
+    return replace(program, values=tuple(values))
+
+
+def _kernel(
+    name: str, program: ChunkProgram, cotangents: tuple[Store, ...], prepared: tuple[Store, ...]
+) -> Kernel:
+    loop = name == "carry"
     carries = program.carries if loop else ()
-    stores = () if loop else program.stores
+    stores = program.stores
     roots = [c.next for c in carries] + [s.value for s in stores]
     marks = reach(program, roots)
     refs = tuple(r for r in range(len(program.values)) if marks[r])
@@ -67,7 +98,7 @@ def _kernel(program: ChunkProgram, cotangents: tuple[Store, ...], loop: bool) ->
     tiling = tile(program, refs, [c.next for c in carries])
     cut = replace(program, values=tiling.values)
     return Kernel(
-        name="carry" if loop else "chunk",
+        name=name,
         program=cut,
         loop=loop,
         refs=tuple(range(len(cut.values))),
@@ -75,6 +106,7 @@ def _kernel(program: ChunkProgram, cotangents: tuple[Store, ...], loop: bool) ->
         params=_names(values, Param),
         scalars=_names(values, Scalar),
         loads=tuple(c for c in kept if c.name in loaded and c.name not in carried),
+        prepared=tuple(s for s in prepared if s.name in loaded),
         cotangents=tuple(c for c in cotangents if c.name in loaded),
         carries=tuple(replace(c, next=tiling.moved[c.next]) for c in carries),
         stores=tuple(replace(s, value=tiling.moved[s.value]) for s in stores),

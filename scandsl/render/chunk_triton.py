@@ -12,7 +12,7 @@ from scandsl.ir.nodes import Dims, Kind, Tensor
 from scandsl.kernels.backward import cotangent, cotangent_stores
 from scandsl.kernels.precision import cancels
 from scandsl.kernels.program import Carry, Store
-from scandsl.kernels.schedule import Kernel, schedule
+from scandsl.kernels.schedule import PREPARED, Kernel, schedule
 from scandsl.render.chunk_form import ChunkForm, definition, tuple_of
 from scandsl.render.form import RenderedForm
 from scandsl.render.layout import indented
@@ -124,7 +124,7 @@ class ChunkTriton(ChunkForm):
             return texts[name]
         fixed = {
             "TOKENS": "tokens", "CHUNKS": "chunks.per_row", "HEADS": "heads",
-            "CHUNK": "chunk_size", "PACKED": "packed", "DOT": "dot", "PRECISION": "precision",
+            "EXACT": "_exact(precision)", "CHUNK": "chunk_size", "PACKED": "packed", "DOT": "dot", "PRECISION": "precision",
             "starts_ptr": "chunks.offsets" if kernel.loop else "chunks.starts",
             "counts_ptr": "chunks.counts", "first_chunks_ptr": "chunks.first_chunks",
             "position_ptr": "start_t", "seqs_ptr": "chunks.owners", "locals_ptr": "chunks.places",
@@ -176,6 +176,20 @@ class ChunkTriton(ChunkForm):
             ends.append(f"end_{arg}")
         return lines, ends
 
+    def _prepared_buffers(
+        self, kernels: Sequence[tuple[Kernel, RenderedKernel]], texts: dict[str, str]
+    ) -> list[str]:
+        """Buffers that the first kernel fills for the others."""
+        lines = []
+        for kernel, _ in kernels:
+            for store in kernel.stores:
+                if store.name.startswith(PREPARED):
+                    n = self.names.tensor(store.name)
+                    shape = "(batch, tokens, heads, chunk_size)"
+                    lines.append(f"{n} = {self._empty(shape, 'kept_dtype')}")
+                    texts[f"{n}_ptr"] = n
+        return lines
+
     def _parts(self, kernels: Sequence[tuple[Kernel, RenderedKernel]]) -> dict[str, Dims]:
         """Dimensions over whose tiles each result has to be summed."""
         out: dict[str, Dims] = {}
@@ -208,6 +222,7 @@ class ChunkTriton(ChunkForm):
             lines.append(f"{var} = {self._empty(shape, dtype)}")
             texts[f"{self.names.tensor(store.name)}_ptr"] = var
             outputs.append(var)
+        lines += self._prepared_buffers(kernels, texts)
         parts = self._parts(kernels)
         for store, var in zip(self.forward.stores, outputs, strict=True):
             lines += self._split_buffer(var, parts.get(store.name, ()))
@@ -241,6 +256,7 @@ class ChunkTriton(ChunkForm):
         more, ends = self._allocate_carries(program.carries, d_finals, texts)
         lines += more
         found = {s.name: s for s in program.stores}
+        lines += self._prepared_buffers(kernels, texts)
         parts = self._parts(kernels)
         for tensor in self.tensors:
             lines += self._gradient_buffer(tensor, found, texts)

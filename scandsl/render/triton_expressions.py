@@ -78,6 +78,34 @@ def _logaddexp(a, b):
     return tl.where(a == b, top + 0.6931471805599453, top + _log1p(tl.exp(gap)))
 
 
+def _unit_inverse(x, i, CHUNK: tl.constexpr, EXACT: tl.constexpr):
+    # 1 - L for the part L of x under the diagonal: blocks of 16 by substitution, then merged
+    BLOCKS: tl.constexpr = CHUNK // 16
+    x = tl.where(i[:, None] > i[None, :], x, 0.0)
+    b = tl.arange(0, BLOCKS)
+    c = tl.arange(0, 16)
+    own = b[:, None, None, None] == b[None, None, :, None]
+    below = tl.sum(tl.where(own, tl.reshape(x, [BLOCKS, 16, BLOCKS, 16]), 0.0), 2)
+    eye = tl.where(c[:, None] == c[None, :], 1.0, 0.0)
+    inverse = tl.broadcast_to(eye[None, :, :], [BLOCKS, 16, 16])
+    for r in range(1, 16):
+        here = c[None, :, None] == r
+        line = tl.sum(tl.where(here, below, 0.0), 1)
+        more = tl.sum(line[:, :, None] * inverse, 1)
+        inverse += tl.where(here, more[:, None, :], 0.0)
+    wide = tl.where(own, inverse[:, :, None, :], 0.0)
+    total = tl.reshape(tl.broadcast_to(wide, [BLOCKS, 16, BLOCKS, 16]), [CHUNK, CHUNK])
+    for step in tl.static_range(3):
+        width: tl.constexpr = 16 << step
+        if width < CHUNK:
+            pair = (i[:, None] // (2 * width)) == (i[None, :] // (2 * width))
+            apart = (i[:, None] // width) != (i[None, :] // width)
+            side = tl.where(pair & apart, x, 0.0)
+            left = tl.dot(total, side, input_precision=EXACT)
+            total += tl.dot(left, total, input_precision=EXACT)
+    return total
+
+
 def _power(a, b):
     size = tl.exp(b * tl.log(tl.abs(a)))
     whole = tl.floor(b) == b

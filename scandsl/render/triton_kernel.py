@@ -34,7 +34,7 @@ from scandsl.ir.nodes import (
     Value,
 )
 from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
-from scandsl.kernels.schedule import Kernel
+from scandsl.kernels.schedule import PREPARED, Kernel
 from scandsl.kernels.tiling import FIRST
 from scandsl.render.names import ascii_name, inner_names
 from scandsl.render.triton_printer import WIDTH, Axis, Tile, TritonPrinter, use_counts
@@ -73,6 +73,8 @@ class Names:
 
     def tensor(self, name: str) -> str:
         """The name of a tensor; `d_x` for the cotangent of `x`, which programs call `d x`."""
+        if name.startswith(PREPARED):
+            return name.removeprefix("#")
         if name in self.tensors:
             return self.tensors[name]
         return f"d_{self.tensors[name.removeprefix('d ')]}"
@@ -92,8 +94,6 @@ class RenderedKernel:
 def unprintable(program: ChunkProgram) -> str | None:
     """Why a program has no Triton form yet, or `None` if it has one."""
     for value in program.values:
-        if isinstance(value.op, Inverse):
-            return "triangular systems"
         if value.kind is Kind.COMPLEX or isinstance(value.op, MakeComplex):
             return "complex values"
         if isinstance(value.op, Unary) and value.op.fn == "im":
@@ -116,6 +116,7 @@ class KernelRenderer:
         self.values = kernel.program.values
         self.tensors = {t.name: t for t in (*recurrence.inputs, *recurrence.params)}
         self.cotangents = {c.name: c for c in kernel.cotangents}
+        self.prepared = {s.name: s for s in kernel.prepared}
         self.kept = {c.name: c for c in kernel.loads}
         self.carried = {c.name: c for c in kernel.carries}
         self.user_dims = self._dims()
@@ -170,7 +171,7 @@ class KernelRenderer:
             if dim == ROW:
                 continue
             place = order.index(dim)
-            inner = [f"size_{self.names.dims[d]}" for d in order[place + 1 :]]
+            inner = [self.printer.axis[d].size for d in order[place + 1 :]]
             text = self._at(self.printer.axis[dim].offsets, (dim,), axes)
             parts.append(" * ".join([text, *inner]))
         return " + ".join(parts)
@@ -182,11 +183,11 @@ class KernelRenderer:
 
     def _mask(self, dims: Dims, rows: bool) -> str:
         axes = tuple(d for d in self.printer.axis if d in dims or (rows and d == ROW))
-        masks = [self._at(self.printer.axis[d].mask, (d,), axes) for d in axes]
+        masks = [self._at(self.printer.axis[d].mask, (d,), axes) for d in axes if d != COLUMN]
         return " & ".join(masks)
 
     def _volume(self, dims: Dims) -> str:
-        return " * ".join(f"size_{self.names.dims[d]}" for d in dims)
+        return " * ".join(self.printer.axis[d].size for d in dims)
 
     def _line(self, text: str) -> None:
         self.printer.lines.append(text)
@@ -214,6 +215,8 @@ class KernelRenderer:
                 return Tile("position", True, frozenset())
             case Load(name) if name in self.carried:
                 return Tile(self.names.tensor(name), True, frozenset(value.dims))
+            case Load(name) if name in self.prepared:
+                return self._prepared(name)
             case Load(name) if name in self.cotangents:
                 return self._cotangent(name, value.dims)
             case Load(name):
@@ -246,6 +249,12 @@ class KernelRenderer:
         base = self._row_base(n, "HEADS", "", own)
         pointer = f"{n}_ptr + {self._offset(base, own, own, rows=True)}"
         return self._loaded(n, pointer, self._mask((ROW, *own), rows=True), dims)
+
+    def _prepared(self, name: str) -> Tile:
+        n = self.names.tensor(name)
+        own = self.prepared[name].dims
+        base = self._row_base(n, "HEADS", "", own)
+        return self._loaded(n, f"{n}_ptr + {self._offset(base, own, own, rows=True)}", "", own)
 
     def _param(self, name: str, dims: Dims) -> Tile:
         n = self.names.tensor(name)
@@ -401,6 +410,7 @@ class KernelRenderer:
         t = self.names.tensor
         out = [f"{t(x)}_ptr" for x in (*self.kernel.inputs, *self.kernel.params)]
         out += [f"{t(c.name)}_ptr" for c in self.kernel.cotangents]
+        out += [f"{t(s.name)}_ptr" for s in self.kernel.prepared]
         out += [f"kept_{t(c.name)}_ptr" for c in self.kernel.loads]
         for carry in self.kernel.carries:
             n = t(carry.name)
@@ -425,7 +435,8 @@ class KernelRenderer:
         out = [f"HAS_start_{self.names.tensor(c.name)}" for c in self.kernel.carries]
         for dim in self.user_dims:
             out += [f"size_{self.names.dims[dim]}", f"BLOCK_{self.names.dims[dim]}"]
-        return [*out, "CHUNK", "PACKED", "DOT", "PRECISION"]
+        inverts = any(isinstance(self.values[r].op, Inverse) for r in self.kernel.refs)
+        return [*out, "CHUNK", "PACKED", "DOT", "PRECISION", *(["EXACT"] if inverts else [])]
 
     def render(self) -> RenderedKernel:
         """The whole function."""
