@@ -104,7 +104,7 @@ def _options() -> argparse.Namespace:
         given = os.environ.get("OUT")
         options.out = Path(given) if given else ROOT / "benchmarks" / "results"
     if options.workers is None:
-        options.workers = 1 if options.dry else max(1, min(8, (os.cpu_count() or 2) // 2))
+        options.workers = 1 if options.dry else max(1, min(12, (os.cpu_count() or 2) * 3 // 4))
     return options
 
 
@@ -135,13 +135,14 @@ def _device_stages(scans: Sequence[Task]) -> dict[str, list[Task]]:
 
 
 CORE: tuple[Task, ...] = (
-    {"label": "T130 64/64", "B": 2, "T": 130, "H": 2, "K": 64, "V": 64},
+    {"label": "T130 128/128", "B": 2, "T": 130, "H": 2, "K": 128, "V": 128},
     {"label": "packed, groups, state, 128/128", "lengths": [1, 67, 0, 16, 128], "K": 128,
      "V": 128, "groups": [4, 1, 2], "carried": True},
     {"label": "T67 60/100", "B": 1, "T": 67, "H": 2, "K": 60, "V": 100},
 )  # fmt: skip
 MORE: tuple[Task, ...] = (
     {"label": "T100 256/256, state", "B": 1, "T": 100, "H": 1, "K": 256, "V": 256, "carried": True},
+    {"label": "T130 64/64", "B": 2, "T": 130, "H": 2, "K": 64, "V": 64},
     {"label": "T15 1/3", "B": 2, "T": 15, "H": 2, "K": 1, "V": 3},
     {"label": "T1 16/16, state", "B": 2, "T": 1, "H": 1, "K": 16, "V": 16, "carried": True},
     {"label": "T257 128/64", "B": 1, "T": 257, "H": 1, "K": 128, "V": 64},
