@@ -3,28 +3,23 @@
 In: the module that `scandsl compile` wrote, and sizes.  Out: a model that reads a whole sequence at
 once (`forward`) or one token at a time (`step`), with the same numbers.  Nothing here knows the
 compiler: the generated file is all that a model needs.
+
+A mixer mixes tokens along time: called with `[B, T, D]` it gives `[B, T, D]`; its `step` takes
+`[B, D]` and what it carries, and gives both anew.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 
-class Mixer(Protocol):
-    """What mixes tokens along time: `[B, T, D] → [B, T, D]`, or a token and what it carries."""
-
-    def __call__(self, x: Tensor) -> Tensor: ...
-
-    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]: ...
-
-
 class LinearAttention(nn.Module):
-    """Projections around `examples/linear_attention.scan`: the plain layer to compare with."""
+    """Projections around `linear_attention.scan`: the plain layer to compare with."""
 
     def __init__(self, scans: ModuleType, width: int, heads: int, size: int) -> None:
         super().__init__()
@@ -49,7 +44,7 @@ class LinearAttention(nn.Module):
 
 
 class Mamba2(nn.Module):
-    """Projections and an output gate around `examples/mamba2.scan`; B and C serve all heads."""
+    """Projections and an output gate around `mamba2.scan`; B and C serve all heads."""
 
     def __init__(self, scans: ModuleType, width: int, heads: int, size: int) -> None:
         super().__init__()
@@ -82,7 +77,7 @@ class Mamba2(nn.Module):
 
 
 class DeltaNet(nn.Module):
-    """Projections, unit keys and a strength around `examples/delta_net.scan`."""
+    """Projections, unit keys and a strength around `delta_net.scan`."""
 
     def __init__(self, scans: ModuleType, width: int, heads: int, size: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Two small tasks to train on: real digits read pixel by pixel, and associative recall.
 
-In: a seed.  Out: a `Task`, whose data are tokens `[B, T, n]` and targets `[B, T]`; where a target is
-`IGNORE` nothing is asked.  Also the training loop that all models of the demo share.
+In: sizes.  Out: a `Task`, whose data are tokens `[B, T, n]` and targets `[B, T]`; where a target
+is `IGNORE` nothing is asked.  Also the training loop that all models of the demo share.
 """
 
 from __future__ import annotations
@@ -39,15 +39,19 @@ class Recipe:
     seed: int = 0
 
 
-def digits(batch: int = 64, test_share: int = 5) -> Task:
-    """The 8x8 digits inside scikit-learn: a token is a pixel's grey level and its place; T = 64."""
+def digits(batch: int = 32, test_share: int = 5) -> Task:
+    """The 8x8 digits inside scikit-learn: a token is a pixel's grey level and its place; T = 64.
+
+    Training asks after every pixel of the lower half, the test only after the last one.
+    """
     from sklearn.datasets import load_digits
 
     found = load_digits()
     grey = torch.from_numpy(found.data).long()
     images = torch.stack([grey, torch.arange(grey.shape[1]).expand_as(grey)], dim=-1)
-    labels = torch.full_like(grey, IGNORE)
-    labels[:, -1] = torch.from_numpy(found.target)
+    half = grey.shape[1] // 2
+    labels = torch.from_numpy(found.target)[:, None].repeat(1, grey.shape[1])
+    labels[:, :half] = IGNORE
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     held = len(images) // test_share
     test, train = order[:held], order[held:]
@@ -61,7 +65,9 @@ def digits(batch: int = 64, test_share: int = 5) -> Task:
             now, left = left[:batch], left[batch:]
             yield images[now], labels[now]
 
-    return Task("digits", (17, 64), 10, batches, images[test], labels[test])
+    last = labels[test]
+    last[:, :-1] = IGNORE
+    return Task("digits", (17, 64), 10, batches, images[test], last)
 
 
 def recall(
