@@ -78,6 +78,15 @@ def _logaddexp(a, b):
     return tl.where(a == b, top + 0.6931471805599453, top + _log1p(tl.exp(gap)))
 
 
+def _merged(total, x, i, WIDTH: tl.constexpr, EXACT: tl.constexpr):
+    # inverses of blocks of 2 WIDTH rows from those of their halves
+    pair = (i[:, None] // (2 * WIDTH)) == (i[None, :] // (2 * WIDTH))
+    apart = (i[:, None] // WIDTH) != (i[None, :] // WIDTH)
+    side = tl.where(pair & apart, x, 0.0)
+    left = tl.dot(total, side, input_precision=EXACT)
+    return total + tl.dot(left, total, input_precision=EXACT)
+
+
 def _unit_inverse(x, i, CHUNK: tl.constexpr, EXACT: tl.constexpr):
     # 1 - L for the part L of x under the diagonal: blocks of 16 by substitution, then merged
     BLOCKS: tl.constexpr = CHUNK // 16
@@ -95,14 +104,12 @@ def _unit_inverse(x, i, CHUNK: tl.constexpr, EXACT: tl.constexpr):
         inverse += tl.where(here, more[:, None, :], 0.0)
     wide = tl.where(own, inverse[:, :, None, :], 0.0)
     total = tl.reshape(tl.broadcast_to(wide, [BLOCKS, 16, BLOCKS, 16]), [CHUNK, CHUNK])
-    for step in tl.static_range(3):
-        width: tl.constexpr = 16 << step
-        if width < CHUNK:
-            pair = (i[:, None] // (2 * width)) == (i[None, :] // (2 * width))
-            apart = (i[:, None] // width) != (i[None, :] // width)
-            side = tl.where(pair & apart, x, 0.0)
-            left = tl.dot(total, side, input_precision=EXACT)
-            total += tl.dot(left, total, input_precision=EXACT)
+    if CHUNK > 16:
+        total = _merged(total, x, i, 16, EXACT)
+    if CHUNK > 32:
+        total = _merged(total, x, i, 32, EXACT)
+    if CHUNK > 64:
+        total = _merged(total, x, i, 64, EXACT)
     return total
 
 
