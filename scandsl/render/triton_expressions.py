@@ -87,7 +87,7 @@ def _merged(total, x, i, WIDTH: tl.constexpr, EXACT: tl.constexpr):
     return total + tl.dot(left, total, input_precision=EXACT)
 
 
-def _unit_inverse(x, i, CHUNK: tl.constexpr, EXACT: tl.constexpr):
+def _tile_inverse(x, i, CHUNK: tl.constexpr, EXACT: tl.constexpr):
     # 1 - L for the part L of x under the diagonal: blocks of 16 by substitution, then merged
     BLOCKS: tl.constexpr = CHUNK // 16
     x = tl.where(i[:, None] > i[None, :], x, 0.0)

@@ -8,6 +8,7 @@ made clean first.
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -101,6 +102,8 @@ class TritonPrinter:
     def fresh(self, hint: str | None) -> str:
         """A name not used before in this kernel."""
         base = hint or f"x{self.count}"
+        if keyword.iskeyword(base):
+            base += "_"
         if hint is None:
             self.count += 1
         name = base
@@ -231,7 +234,7 @@ class TritonPrinter:
             case CumSum(x, dim, reverse, exclusive):
                 return self._cumsum(x, dim, reverse, exclusive)
             case Inverse(x):
-                return self._plain(f"_unit_inverse({self.named(x)}, i, CHUNK, EXACT)")
+                return self._plain(f"_tile_inverse({self.named(x)}, i, CHUNK, EXACT)")
             case Segment(x):
                 return self._segment(x)
             case SegmentAdjoint(g):
@@ -267,18 +270,22 @@ class TritonPrinter:
         return f"{offsets}[" + ", ".join(":" if d == dim else "None" for d in dims) + "]"
 
     def _unary(self, fn: str, x: Ref) -> Tile:
+        self._tensor(x)
         text = self.named(x) if expressions.repeats_operand(fn) else self.tiles[x].text
         clean = self.tiles[x].clean if fn in _ZERO_KEEPING else frozenset()
         return Tile(expressions.unary(fn, text), False, clean)
 
     def _binary(self, op: Binary, dims: Dims, kind: Kind) -> Tile:
         exponent = self.values[op.b].op
+        names = op.fn in ("mod", "pow", "logaddexp")
+        if names:
+            self._tensor(op.a)
         if op.fn == "pow" and isinstance(exponent, Const):
             short = expressions.power(self.named(op.a), exponent.value)
             if short is not None:
                 return self._plain(short)
-        names = op.fn in ("mod", "pow", "logaddexp")
         if names:
+            self._tensor(op.b)
             self.named(op.a)
             self.named(op.b)
         text = expressions.binary(
@@ -293,6 +300,13 @@ class TritonPrinter:
         elif op.fn == "div":
             clean = a - frozenset(self.dims(op.b))
         return Tile(text, False, clean)
+
+    def _tensor(self, ref: Ref) -> None:
+        """A real number as a tensor: functions of Triton do not take others."""
+        tile = self.tiles[ref]
+        if tile.number and self.values[ref].kind is Kind.REAL:
+            text = self.assign(f"tl.full([], {strip(tile.text)}, tl.float32)")
+            self.tiles[ref] = Tile(text, True, tile.clean)
 
     def _cast(self, x: Ref, kind: Kind) -> Tile:
         tile = self.tiles[x]
