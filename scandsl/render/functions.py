@@ -290,7 +290,7 @@ class _Body:
                 missing[text] = None
             else:
                 lines[f"{text} = {source[0]}.shape[{source[1]}]"] = None
-        return sorted(lines), sorted(missing)
+        return list(lines), list(missing)
 
 
 def _spread_over(body: _Body, stage: Stage, ref: Ref, text: str, pattern: str) -> str:

@@ -6,6 +6,7 @@ In: pieces of text.  Out: lines.  Knows nothing of what they mean.
 from __future__ import annotations
 
 import textwrap
+import re
 from collections.abc import Iterable, Sequence
 
 WIDTH = 100
@@ -113,3 +114,15 @@ def docstring(text: str, indent: int = 4) -> list[str]:
     if len(cleaned) == 1 and indent + len(cleaned[0]) + 6 <= WIDTH:
         return [f'"""{cleaned[0]}"""']
     return [f'"""{cleaned[0]}', *cleaned[1:], '"""']
+
+
+_WORD = re.compile(r"[^\W\d]\w*")
+_USUAL = 6  # letters of a usual name
+
+
+def weight(text: str) -> int:
+    """The length of an expression were all names equally long.
+
+    What gets a name of its own is decided by this, so that it does not depend on the user's names.
+    """
+    return len(_WORD.sub("_" * _USUAL, text))

@@ -156,7 +156,7 @@ def camel(text: str) -> str:
     """`gated_delta_rule` as `GatedDeltaRule`."""
     parts = [p for p in re.split(r"_+", identifier(text)) if p]
     name = "".join(p[:1].upper() + p[1:] for p in parts)
-    return name if name.isidentifier() else "Scan" + name
+    return name if name.isidentifier() and not keyword.iskeyword(name) else "Scan" + name
 
 
 def ascii_name(text: str, fallback: str) -> str:

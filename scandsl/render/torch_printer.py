@@ -27,6 +27,7 @@ from scandsl.ir.nodes import (
     Dims,
     Expand,
     Insert,
+    Inverse,
     Iota,
     Kind,
     Lag,
@@ -47,12 +48,13 @@ from scandsl.ir.nodes import (
     Where,
     operands,
 )
-from scandsl.render.layout import bracketed
+from scandsl.render.layout import bracketed, weight
 from scandsl.render.names import Names
 
 ATOM, POWER, UNARY, MUL, ADD, BIT_AND, BIT_OR, COMPARE = 100, 90, 80, 70, 60, 50, 40, 30
 
-_NEST = 60  # an expression longer than this gets a name of its own
+_NEST = 64  # an expression longer than this gets a name of its own
+_LIMIT, _LINE = 90, 84  # longest expression, were all names equally long and as they are
 _SIMPLE = re.compile(r"-?(\d[\d.e+-]*|[^\W\d][\w.]*)\Z")
 
 
@@ -194,8 +196,8 @@ class TorchPrinter:
         if _SIMPLE.match(text.text) or ref in self._fixed:
             return
         value = self.values[ref]
-        short = text.number and len(text.text) <= 12
-        if (self._uses[ref] > 1 and not short) or len(text.text) > _NEST or value.name:
+        short = text.number and weight(text.text) <= 14
+        if (self._uses[ref] > 1 and not short) or weight(text.text) > _NEST or value.name:
             self._bind(ref)
 
     def _bind(self, ref: Ref) -> None:
@@ -227,15 +229,18 @@ class TorchPrinter:
             self._fixed.add(ref)
             return found
         text = self._print(ref)
-        if len(text.text) <= 84:
+        if self._fits(text):
             return text
         loose = [r for r in dict.fromkeys(operands(self.values[ref].op)) if self._loose(r)]
-        for operand in sorted(loose, key=lambda r: (-len(self._text[r].text), r)):
+        for operand in sorted(loose, key=lambda r: (-weight(self._text[r].text), r)):
             self._bind(operand)
             text = self._print(ref)
-            if len(text.text) <= 84:
+            if self._fits(text):
                 break
         return text
+
+    def _fits(self, text: Text) -> bool:
+        return weight(text.text) <= _LIMIT and len(text.text) <= _LINE
 
     def _loose(self, ref: Ref) -> bool:
         return ref not in self._fixed and not _SIMPLE.match(self._text[ref].text)
@@ -349,6 +354,8 @@ class TorchPrinter:
                 return self.call("_stack", str(axis), *parts)
             case Expand(x):
                 return self._expand(value, x)
+            case Inverse(x):
+                return self.call("_triangular_inverse", self._text[x].text)
             case Segment(x):
                 return self.call("_segment_sum", self._text[x].text)
             case SegmentAdjoint(g):
