@@ -349,8 +349,14 @@ class ChunkTorch(ChunkForm):
             out.append(self._moved(text, 2, self.canonical(carry.dims), carry.dims))
         return out
 
-    def _stored(self, target: str, store: Store, text: str, dtype: str) -> list[str]:
-        text = self._moved(text, 4, self.canonical(store.dims), store.dims)
+    def _stored(
+        self, target: str, store: Store, text: str, dtype: str, varies: bool = True
+    ) -> list[str]:
+        own = self.canonical(store.dims)
+        if not varies:  # it may lack the axes of batch, heads and chunks
+            lead = ["chunks.batch", "heads", "chunks.per_row", "chunks.size"]
+            text = f"{text}.expand({', '.join([*lead, *(self._sizes()[d] for d in own)])})"
+        text = self._moved(text, 4, own, store.dims)
         return call(target, "_tokens", [text, "chunks", "heads", dtype])
 
     def _forward(self, name: str) -> str:
@@ -365,7 +371,8 @@ class ChunkTorch(ChunkForm):
                 store.kind, f"{self.first}.dtype"
             )
             var = names.fresh(f"out_{self.arg[store.name]}")
-            lines += self._stored(var, store, text, target)
+            varies = self.forward.values[store.value].varies
+            lines += self._stored(var, store, text, target, varies)
             outputs.append(var)
         finals = self._ends(self.forward)
         if self.uses_time:
