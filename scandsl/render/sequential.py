@@ -391,13 +391,16 @@ class _Sequential:
         found: dict[str, list[str]] = {}
         for index, name in enumerate(s.smooth_token):
             found.setdefault(name, []).append(f"_in_time(d_tokens[{index}], {self.local[name]})")
+        constant = {name for name, _ in s.constants.results}
+        constant |= {param.name for param in self.recurrence.params}
         for place, name in s.early:
             output = self.recurrence.outputs[place]
             if is_smooth(output.kind):
                 field = f"{self.names.table}.outputs[{place}]"
-                found.setdefault(name, []).append(
-                    f"_output_cotangent({field}, {self.d_out[output.name]}, sizes)"
-                )
+                share = f"_output_cotangent({field}, {self.d_out[output.name]}, sizes)"
+                if name in constant:
+                    share = f"_summed({share}, {self.local[name]})"
+                found.setdefault(name, []).append(share)
         for index, name in enumerate(s.smooth_fixed):
             found.setdefault(name, []).append(f"_summed(d_fixed[{index}], {self.local[name]})")
         lines: list[str] = []
