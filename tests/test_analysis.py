@@ -135,12 +135,14 @@ CHUNKED = (
     "analysis:mimo", "analysis:mimo_sum", "analysis:leaky", "analysis:difference",
     "analysis:bonus", "analysis:two_decays", "analysis:reset", "analysis:masked_decay",
     "analysis:gate_from_state", "analysis:mean_read", "analysis:pure_map",
+    "delta_net:delta_net", "delta_product:delta_product", "gated_delta_rule:gated_delta_rule",
 )  # fmt: skip
 
 
 def test_which_programs_are_chunked() -> None:
     found = {n for n in NAMES if program(n).form is Form.CHUNK}
-    assert found == {*CHUNKED, "language:linear_attention"}
+    again = {f"language:{n}" for n in ("linear_attention", "delta_product", "gated_delta_rule")}
+    assert found == {*CHUNKED, *again}
 
 
 @pytest.mark.parametrize("name", NAMES)
