@@ -13,7 +13,7 @@ WORKERS ?= 2
 .PHONY: help demo test test-all check fmt clean
 
 help:
-	@echo "make demo      compile, check and train with the examples (about four minutes)"
+	@echo "make demo      compile, check and train with the examples (about two minutes)"
 	@echo "make test      the tests (sampled sweeps)"
 	@echo "make test-all  the tests with the full sweeps"
 	@echo "make check     ruff, mypy --strict, import ranks, formatting of the examples"

@@ -11,7 +11,7 @@ no accuracy.
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import math
 import os
 import sys
@@ -159,6 +159,11 @@ def compile_one(spec: Path, out: Path) -> str:
     return ", ".join(plan.form.value for plan in compilation.plans)
 
 
+def _interpretable() -> bool:
+    """Whether kernels run under Triton's interpreter here: triton is there, and no GPU."""
+    return importlib.util.find_spec("triton") is not None and not torch.cuda.is_available()
+
+
 def check_one(spec: Path, form: str, out: Path) -> Checked:
     """A module against the reference: values, gradients, packed sequences, decoding."""
     from scandsl import driver
@@ -173,7 +178,7 @@ def check_one(spec: Path, form: str, out: Path) -> Checked:
     for recurrence in driver.check(read_source(spec)).recurrences:
         cases = standard_cases(recurrence)
         found += runs(recurrence, module, cases, only=("torch", "step"), dtypes=[torch.float64])
-        if "triton" in module.BACKENDS and not torch.cuda.is_available():
+        if "triton" in module.BACKENDS and _interpretable():
             small = [Case("B1 T20 H2", Layout(batch=1, time=20, heads=2))]
             kernels += runs(recurrence, module, small, only=("triton",), dtypes=[torch.float32])
     worst = {
