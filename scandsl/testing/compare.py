@@ -98,8 +98,11 @@ def standard_cases(recurrence: Recurrence, time: int = 67) -> tuple[Case, ...]:
     )
 
 
-def backends(module: ModuleType) -> tuple[str, ...]:
-    """What the generated module says it can run on."""
+def backends(module: ModuleType, scan: str | None = None) -> tuple[str, ...]:
+    """What the generated module, or one scan of it, says it can run on."""
+    for table in vars(module).values():
+        if type(table).__name__ == "_Scan" and table.name in (scan, f"{scan}_"):
+            return tuple(table.backends)
     return tuple(getattr(module, "BACKENDS", ("torch", "reference")))
 
 
@@ -114,7 +117,7 @@ def runs(
     device: str = "cpu",
 ) -> Iterator[Run]:
     """All runs of a recurrence, one after the other, so that progress can be shown."""
-    names = [*backends(module), STEP]
+    names = [*backends(module, recurrence.name), STEP]
     chosen = [n for n in names if n in only] if only else names
     for case in cases:
         for dtype in dtypes:
