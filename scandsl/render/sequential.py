@@ -348,8 +348,8 @@ class _Sequential:
         ]  # fmt: skip
         fixed_name = "d_fixed" if s.smooth_fixed else "_"
         tokens_name = "d_tokens" if s.smooth_token else "_"
-        head = f"{tokens_name}, {fixed_name}, d_parts = _loop_backward("
-        lines += bracketed(head, call, ")", 4)
+        loop = f"{tokens_name}, {fixed_name}, d_parts = _loop_backward("
+        lines += bracketed(loop, call, ")", 4)
         lines += self._through_stages()
         gradients = []
         for index, argument in enumerate(self.recurrence.arguments):
