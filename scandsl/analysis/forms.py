@@ -27,7 +27,7 @@ from scandsl.analysis.show import show
 from scandsl.ir.nodes import Every, Kind, Lag, LagState, Prev, Recurrence, Ref
 
 _SCALAR = (Transition.NONE, Transition.SCALAR_CONSTANT, Transition.SCALAR)
-_CHUNKED = (*_SCALAR, Transition.LOW_RANK)
+_CHUNKED = (*_SCALAR, Transition.KEY, Transition.LOW_RANK)
 _SCANS = (
     Transition.ELEMENTWISE, Transition.ROTATION, Transition.MAX_PLUS, Transition.LOG_SUM_EXP,
 )  # fmt: skip
@@ -157,7 +157,7 @@ def _event_fault(  # noqa: C901 - one rule per event
                 return Fault(f"the decay {text} may be zero or negative, so it has no log", factor)
             if _masked(recurrence, factor):
                 return Fault(f"the decay {text} depends on an `every` block", factor)
-            if event.dims:
+            if event.dims not in ((), component.contracted) or len(event.dims) > 1:
                 along = ", ".join(event.dims)
                 return Fault(f"the decay {text} differs along [{along}]; this is to come", factor)
         case Probe(_, w, over):

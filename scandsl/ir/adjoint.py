@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from typing_extensions import assert_never
 
@@ -46,6 +47,8 @@ from scandsl.ir.nodes import (
     Rename,
     Row,
     Scalar,
+    Scores,
+    ScoresAdjoint,
     Segment,
     SegmentAdjoint,
     Select,
@@ -214,11 +217,13 @@ class _Push:
                 return ((x, g),)
             case CumSum(x, dim, reverse, exclusive):
                 return ((x, b.cumsum(g, dim, not reverse, exclusive)),)
+            case Scores():
+                return self._scores(value.op, g)
             case Inverse(x, row, column, inner):
                 return ((x, self._inverse(ref, row, column, inner, g)),)
             case Segment(x, row, column):
                 return ((x, b.segment_adjoint(g, row, column)),)
-            case Grad() | SegmentAdjoint():
+            case Grad() | SegmentAdjoint() | ScoresAdjoint():
                 raise InternalError("a `grad` has to be expanded before it is differentiated")
             case StopGrad() | Lag() | LagState() | Const() | Size() | Iota() | Time() | Every():
                 return ()
@@ -391,6 +396,16 @@ class _Push:
                 return ()
             case unreachable:
                 assert_never(unreachable)
+
+    def _scores(self, op: Scores, g: Ref) -> Sequence[Contribution]:
+        b = self.b
+        given: tuple[tuple[Literal["q", "k", "a"], Ref], ...]
+        given = (("q", op.q), ("k", op.k), ("a", op.a))
+        out = []
+        for name, ref in given:
+            part = ScoresAdjoint(op.q, op.k, op.a, g, op.row, op.column, op.over, name)
+            out.append((ref, b.emit(part, b.dims_of(ref), b.kind_of(ref))))
+        return out
 
     def _inverse(self, ref: Ref, row: str, column: str, inner: str, g: Ref) -> Ref:
         """`Tᵀ g Tᵀ` under the diagonal, for the inverse `T`."""

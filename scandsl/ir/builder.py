@@ -40,6 +40,7 @@ from scandsl.ir.nodes import (
     Ref,
     Rename,
     Row,
+    Scores,
     Segment,
     SegmentAdjoint,
     Select,
@@ -374,6 +375,11 @@ class Builder:
     def inverse(self, x: Ref, row: str, column: str, inner: str) -> Ref:
         """Inverse of one minus the part of `x` under the diagonal."""
         return self.emit(Inverse(x, row, column, inner), self.dims_of(x), self.kind_of(x))
+
+    def scores(self, q: Ref, k: Ref, a: Ref, row: str, column: str, over: str) -> Ref:
+        """Decayed products of the rows of `q` with the earlier rows of `k`."""
+        op = Scores(q, k, a, row, column, over)
+        return self.emit(op, (row, column), self.kind_of(q))
 
     def infinity(self, negative: bool = False) -> Ref:
         """±∞."""

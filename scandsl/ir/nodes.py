@@ -331,6 +331,35 @@ class Inverse:
 
 
 @dataclass(frozen=True, slots=True)
+class Scores:
+    """At `[i, j]` with `i > j` the sum over `over` of `q_i k_j exp(Σ_{j<m<i} a_m)`, else zero.
+
+    `q`, `k` and the logarithms `a` have the dimensions `row` and `over`.
+    """
+
+    q: Ref
+    k: Ref
+    a: Ref
+    row: str
+    column: str
+    over: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScoresAdjoint:
+    """Cotangent of one argument of `Scores`, from the cotangent `g` of its value."""
+
+    q: Ref
+    k: Ref
+    a: Ref
+    g: Ref
+    row: str
+    column: str
+    over: str
+    of: Literal["q", "k", "a"]
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """BOOL along the row dimension `dim` of a chunk: this row holds a token of the sequence."""
 
@@ -348,7 +377,7 @@ Op: TypeAlias = (
     Const | Size | Iota | Time | Every | Input | Param | Scalar | Prev
     | Unary | Binary | Cast | Clamp | Where | MakeComplex | StopGrad
     | Contract | Reduce | Normalize | Rename | Select | Insert | Stack | Expand
-    | Lag | LagState | Grad | CumSum | Segment | SegmentAdjoint | Inverse | Row | Load
+    | Lag | LagState | Grad | CumSum | Segment | SegmentAdjoint | Inverse | Scores | ScoresAdjoint | Row | Load
 )  # fmt: skip
 
 
@@ -489,6 +518,10 @@ def operands(op: Op) -> tuple[Ref, ...]:
             return xs
         case SegmentAdjoint(g):
             return (g,)
+        case Scores(q, k, a):
+            return (q, k, a)
+        case ScoresAdjoint(q, k, a, g):
+            return (q, k, a, g)
         case Grad(e, wrt):
             return (e, wrt)
         case _:

@@ -39,6 +39,8 @@ from scandsl.ir.nodes import (
     Rename,
     Row,
     Scalar,
+    Scores,
+    ScoresAdjoint,
     Segment,
     SegmentAdjoint,
     Select,
@@ -130,6 +132,11 @@ def print_op(op: Op) -> str:  # noqa: C901 - one line per operation
             return f"lag state {state} {n}"
         case Grad(e, wrt):
             return f"grad {_ref(e)} {_ref(wrt)}"
+        case Scores(q, k, a, row, column, over):
+            return f"scores[{row}, {column}; {over}] {_ref(q)} {_ref(k)} {_ref(a)}"
+        case ScoresAdjoint(q, k, a, g, row, column, over, of):
+            head = f"scores adjoint of {of}[{row}, {column}; {over}]"
+            return f"{head} {_ref(q)} {_ref(k)} {_ref(a)} {_ref(g)}"
         case Inverse(x, row, column):
             return f"inverse[{row}, {column}] {_ref(x)}"
         case Segment(x, row, column):

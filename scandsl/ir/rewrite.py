@@ -21,6 +21,8 @@ from scandsl.ir.nodes import (
     Reduce,
     Ref,
     Rename,
+    Scores,
+    ScoresAdjoint,
     Segment,
     SegmentAdjoint,
     Select,
@@ -66,6 +68,10 @@ def with_operands(op: Op, refs: Sequence[Ref]) -> Op:  # noqa: C901 - one line p
             return Expand(refs[0])
         case CumSum(_, dim, reverse, exclusive):
             return CumSum(refs[0], dim, reverse, exclusive)
+        case Scores(_, _, _, row, column, along):
+            return Scores(refs[0], refs[1], refs[2], row, column, along)
+        case ScoresAdjoint(_, _, _, _, row, column, along, of):
+            return ScoresAdjoint(refs[0], refs[1], refs[2], refs[3], row, column, along, of)
         case Inverse(_, row, column, inner):
             return Inverse(refs[0], row, column, inner)
         case Segment(_, row, column):

@@ -42,6 +42,8 @@ from scandsl.ir.nodes import (
     Rename,
     Row,
     Scalar,
+    Scores,
+    ScoresAdjoint,
     Segment,
     SegmentAdjoint,
     Select,
@@ -151,6 +153,12 @@ class _Check:
                 return xs[1].dims, Kind.REAL
             case CumSum(_, dim):
                 self.need(ref, dim in xs[0].dims, "the summed dimension")
+                return xs[0].dims, xs[0].kind
+            case Scores(row=row, column=column, over=over):
+                self.need(ref, all({row, over} <= set(x.dims) for x in xs), "rows of vectors")
+                return [row, column], xs[0].kind
+            case ScoresAdjoint(row=row, column=column):
+                self.need(ref, {row, column} <= set(xs[3].dims), "rows and columns")
                 return xs[0].dims, xs[0].kind
             case Inverse(_, row, column):
                 self.need(ref, {row, column} <= set(xs[0].dims), "rows and columns")

@@ -1,4 +1,4 @@
-"""The chunk formula of one state that decays by scalars.
+"""The chunk formula of one state that decays by scalars or along its contracted dimension.
 
 Let `a_i` be the logarithm of all that step `i` multiplies the state by.  A term `b_j y_j` (a write, an
 update, or both along one vector) may be followed in its own step by decays `after_j`; an observer
@@ -15,7 +15,9 @@ A term may hold results of probes: `y_j = x_j + c_j u_j`.  Then the probes are u
 triangular system, `u = F + M u`, solved by block elimination, one block for each probe of a step; its
 right side is affine in `S_0`, so that everything but one product is known before the states are.
 
-Every exponent is a sum of logarithms running outward from `j`, never a difference of two sums.
+Every exponent is a sum of logarithms running outward from `j`, never a difference of two sums.  With
+one logarithm per entry of the contracted dimension the exponential stands inside the sum `q_i · b_j`
+(`Scores`), and decays that belong to one row alone go to the vectors.
 """
 
 from __future__ import annotations
@@ -93,6 +95,11 @@ class MatrixState:
 
     def _scaled(self, x: Ref, log: Ref | None) -> Ref:
         return x if log is None else self.b.mul(x, self.b.exp(log))
+
+    @property
+    def vector(self) -> bool:
+        """Whether a decay differs along the contracted dimension."""
+        return any(isinstance(e, Decay) and e.dims for e in self.events)
 
     def _triangle(self, diagonal: bool) -> Ref:
         b = self.b
@@ -222,6 +229,8 @@ class MatrixState:
         b = self.b
         early = term.place < place
         between = self.events[term.place : place]
+        if self.vector:
+            return self._vector_response(place, q, over, term, base)
         ahead = decays(self.events[:place])
         whole = early and not decays(between) and ahead in ([], decays(self.events))
         weights = self._weights(place, term, diagonal=whole)
@@ -234,6 +243,24 @@ class MatrixState:
             return matrix, None
         one = b.expand(b.const(1.0), (ROW,)) if own is None else own
         return matrix, self._scaled(one, self._logs(between))
+
+    def _vector_response(
+        self, place: int, q: Ref | None, over: Dims, term: Term, base: Ref | None
+    ) -> tuple[Ref, Ref | None]:
+        b = self.b
+        step = self._step_log()
+        if q is None or base is None or step is None or len(over) != 1:
+            raise InternalError("a decay along a dimension that is not contracted")
+        between = self.events[term.place : place]
+        later = self._scaled(q, self._logs(self.events[:place]))
+        earlier = self._scaled(base, self._logs(self.events[term.place + 1 :]))
+        step = b.expand(step, (ROW, *over))
+        matrix = b.scores(
+            b.expand(later, over), b.expand(earlier, over), step, ROW, COLUMN, over[0]
+        )
+        if term.place >= place:
+            return matrix, None
+        return matrix, b.contract(self._scaled(q, self._logs(between)), base, over)
 
     def _masked(self, scores: Ref, weights: Ref) -> Ref:
         b = self.b
@@ -376,20 +403,24 @@ class MatrixState:
                 continue
             rest = None if step is None else b.cumsum(step, ROW, reverse=True, exclusive=True)
             log = self._plus(rest, self._logs(self.events[term.place + 1 :]))
+            base = term.base
             if log is None:
                 x = b.where(self.row, value, b.const(0.0))
             else:
                 weight = b.exp(b.where(self.row, log, b.infinity(negative=True)))
-                x = b.mul(value, weight)
-            added = b.sum(x, (ROW,)) if term.base is None else b.contract(term.base, x, (ROW,))
+                if self.vector and base is not None:
+                    base, x = b.mul(base, weight), value
+                else:
+                    x = b.mul(value, weight)
+            added = b.sum(x, (ROW,)) if base is None else b.contract(base, x, (ROW,))
             total = b.add(total, b.expand(added, self.state.dims))
         return b.expand(total, self.state.dims)
 
 
 def log_of(event: Decay) -> Ref:
-    """The logarithm of a scalar decay."""
-    if event.log is None or event.dims:
-        raise InternalError("a chunk of this form needs scalar decays with a logarithm")
+    """The logarithm of a decay."""
+    if event.log is None:
+        raise InternalError("a chunk of this form needs decays with a logarithm")
     return event.log
 
 

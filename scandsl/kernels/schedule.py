@@ -15,7 +15,6 @@ from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram, 
 from scandsl.kernels.split import reach, split
 from scandsl.kernels.tiling import tile
 
-
 PREPARED = "#prepared"
 
 

@@ -48,6 +48,8 @@ from scandsl.ir.nodes import (
     Rename,
     Row,
     Scalar,
+    Scores,
+    ScoresAdjoint,
     Segment,
     SegmentAdjoint,
     Select,
@@ -115,7 +117,7 @@ def evaluate(moment: Moment, known: Known, value: Value) -> Tensor:
             return _dimensional(moment, known, value, value.op)
         case Grad():
             return _gradient(moment, known, value.op)
-        case CumSum() | Segment() | SegmentAdjoint() | Inverse() | Row() | Load():
+        case CumSum() | Segment() | SegmentAdjoint() | Inverse() | Scores() | ScoresAdjoint() | Row() | Load():
             raise InternalError(f"{type(value.op).__name__} belongs to a chunk, not to a step")
         case _:
             assert_never(value.op)

@@ -36,6 +36,8 @@ from scandsl.ir.nodes import (
     Reduce,
     Ref,
     Rename,
+    Scores,
+    ScoresAdjoint,
     Segment,
     SegmentAdjoint,
     Select,
@@ -145,6 +147,7 @@ class TorchPrinter:
         self._text: dict[Ref, Text] = {}
         self._uses: dict[Ref, int] = {}
         self._fixed: set[Ref] = set()
+        self._adjoints: dict[tuple[Ref, ...], tuple[str, ...]] = {}
         self._behind: frozenset[Ref] = frozenset()
         self._commented: set[str] = set()
 
@@ -354,6 +357,10 @@ class TorchPrinter:
                 return self.call("_stack", str(axis), *parts)
             case Expand(x):
                 return self._expand(value, x)
+            case Scores(q, k, a):
+                return self.call("_scores", *(self._text[r].text for r in (q, k, a)))
+            case ScoresAdjoint(q, k, a, g):
+                return self._scores_adjoint(value.op, (q, k, a, g))
             case Inverse(x):
                 return self.call("_triangular_inverse", self._text[x].text)
             case Segment(x):
@@ -534,6 +541,15 @@ class TorchPrinter:
         return self.call("_expand", self.operand(x, value.dims).text, *sizes)
 
     # ------------------------------------------------------------ contractions
+
+    def _scores_adjoint(self, op: ScoresAdjoint, refs: tuple[Ref, ...]) -> Text:
+        """One of three results of one call, which is printed once."""
+        if refs not in self._adjoints:
+            names = tuple(self.names.fresh("d_scores", numbered=True) for _ in range(3))
+            call = self.call("_scores_adjoint", *(self._text[r].text for r in refs))
+            self.lines.append(f"{', '.join(names)} = {call.text}")
+            self._adjoints[refs] = names
+        return Text(self._adjoints[refs]["qka".index(op.of)])
 
     def _contract(self, value: Value, op: Contract) -> Text:
         a, b = self.values[op.a], self.values[op.b]

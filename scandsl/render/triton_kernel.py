@@ -27,6 +27,8 @@ from scandsl.ir.nodes import (
     Reduce,
     Ref,
     Scalar,
+    Scores,
+    ScoresAdjoint,
     Select,
     Size,
     Time,
@@ -94,6 +96,8 @@ class RenderedKernel:
 def unprintable(program: ChunkProgram) -> str | None:
     """Why a program has no Triton form yet, or `None` if it has one."""
     for value in program.values:
+        if isinstance(value.op, Scores | ScoresAdjoint):
+            return "vector decays"
         if value.kind is Kind.COMPLEX or isinstance(value.op, MakeComplex):
             return "complex values"
         if isinstance(value.op, Unary) and value.op.fn == "im":

@@ -44,6 +44,8 @@ from scandsl.ir.nodes import (
     Rename,
     Row,
     Scalar,
+    Scores,
+    ScoresAdjoint,
     Segment,
     SegmentAdjoint,
     Select,
@@ -251,6 +253,8 @@ class TritonPrinter:
                     here = f"{self._offsets(dim, value.dims)} == {index}"
                     text = self.assign(f"tl.where({here}, {self.aligned(x, value.dims)}, {text})")
                 return Tile(text, True, frozenset())
+            case Scores() | ScoresAdjoint():
+                raise InternalError("vector decays are not printed for Triton yet")
             case Time() | Every() | Prev() | MakeComplex() | Lag() | LagState() | Grad():
                 raise InternalError(f"{type(value.op).__name__} has no place in a kernel")
             case unreachable:
@@ -270,7 +274,6 @@ class TritonPrinter:
         return f"{offsets}[" + ", ".join(":" if d == dim else "None" for d in dims) + "]"
 
     def _unary(self, fn: str, x: Ref) -> Tile:
-        self._tensor(x)
         text = self.named(x) if expressions.repeats_operand(fn) else self.tiles[x].text
         clean = self.tiles[x].clean if fn in _ZERO_KEEPING else frozenset()
         return Tile(expressions.unary(fn, text), False, clean)
@@ -278,14 +281,11 @@ class TritonPrinter:
     def _binary(self, op: Binary, dims: Dims, kind: Kind) -> Tile:
         exponent = self.values[op.b].op
         names = op.fn in ("mod", "pow", "logaddexp")
-        if names:
-            self._tensor(op.a)
         if op.fn == "pow" and isinstance(exponent, Const):
             short = expressions.power(self.named(op.a), exponent.value)
             if short is not None:
                 return self._plain(short)
         if names:
-            self._tensor(op.b)
             self.named(op.a)
             self.named(op.b)
         text = expressions.binary(
@@ -301,15 +301,10 @@ class TritonPrinter:
             clean = a - frozenset(self.dims(op.b))
         return Tile(text, False, clean)
 
-    def _tensor(self, ref: Ref) -> None:
-        """A real number as a tensor: functions of Triton do not take others."""
-        tile = self.tiles[ref]
-        if tile.number and self.values[ref].kind is Kind.REAL:
-            text = self.assign(f"tl.full([], {strip(tile.text)}, tl.float32)")
-            self.tiles[ref] = Tile(text, True, tile.clean)
-
     def _cast(self, x: Ref, kind: Kind) -> Tile:
         tile = self.tiles[x]
+        if tile.number and kind is Kind.REAL and not isinstance(self.values[x].op, Const):
+            return Tile(f"({tile.text} * 1.0)", False, tile.clean, number=True)
         if tile.number:
             return tile
         target = "tl.float32" if kind is Kind.REAL else "tl.int32"
