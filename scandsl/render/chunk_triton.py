@@ -87,7 +87,7 @@ class ChunkTriton(ChunkForm):
 
     def _launch(self, kernel: Kernel, rendered: RenderedKernel, texts: dict[str, str]) -> list[str]:
         """One launch; `texts` gives what the caller calls each pointer."""
-        limit = "_LOOP_TILE" if kernel.loop else "_CHUNK_TILE"
+        limit = "_LOOP_TILE" if kernel.loop else "_chunk_tile(kept_dtype)"
         blocks: dict[str, str] = {}
         lines: list[str] = []
         tiled = []
@@ -202,7 +202,8 @@ class ChunkTriton(ChunkForm):
         """A buffer for every part of a sum that tiles compute."""
         if not partial:
             return []
-        sizes = [f"({self.size(d)}, _block({self.size(d)}, _CHUNK_TILE))" for d in partial]
+        tile = "_chunk_tile(kept_dtype)"
+        sizes = [f"({self.size(d)}, _block({self.size(d)}, {tile}))" for d in partial]
         return [f"{buffer} = _split({buffer}, _tiles({', '.join(sizes)}))"]
 
     # ------------------------------------------------------------ functions

@@ -65,7 +65,7 @@ _MODULE_OWN = frozenset(
         "tl",
     }
 )
-_TABLES_OWN = frozenset({"_CHECKPOINT", "_CHUNK_TILE", "_HELPERS", "_KERNELS", "_LOOP_TILE"})
+_TABLES_OWN = frozenset({"_CHECKPOINT", "_HELPERS", "_KERNELS", "_LOOP_TILE"})
 
 _LONGEST = 20
 
