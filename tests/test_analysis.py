@@ -136,12 +136,14 @@ CHUNKED = (
     "analysis:bonus", "analysis:two_decays", "analysis:reset", "analysis:masked_decay",
     "analysis:gate_from_state", "analysis:mean_read", "analysis:pure_map",
     "delta_net:delta_net", "delta_product:delta_product", "gated_delta_rule:gated_delta_rule",
+    "gla:gla", "kimi_delta_attention:kimi_delta_attention", "rwkv6:rwkv6", "rwkv7:rwkv7",
 )  # fmt: skip
 
 
 def test_which_programs_are_chunked() -> None:
     found = {n for n in NAMES if program(n).form is Form.CHUNK}
-    again = {f"language:{n}" for n in ("linear_attention", "delta_product", "gated_delta_rule")}
+    names = ("linear_attention", "delta_product", "gated_delta_rule", "rwkv7")
+    again = {f"language:{n}" for n in names}
     assert found == {*CHUNKED, *again}
 
 
