@@ -178,7 +178,8 @@ class ChunkTorch(ChunkForm):
         for ref, text in zip(wanted, texts, strict=True):
             if printer.is_number(ref):
                 plain.add(ref)
-                text = text if text.isidentifier() else f"({text})"
+                atom = text.isidentifier() or text.replace(".", "").isdigit()
+                text = text if atom else f"({text})"
             elif not text.isidentifier():
                 name = names.fresh("part", numbered=True)
                 lines.append(f"{name} = {text}")
