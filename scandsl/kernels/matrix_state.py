@@ -1,9 +1,9 @@
 """The chunk formula of one state that decays by scalars or along its contracted dimension.
 
-Let `a_i` be the logarithm of all that step `i` multiplies the state by.  A term `b_j y_j` (a write, an
-update, or both along one vector) may be followed in its own step by decays `after_j`; an observer
-`q_i` (a read or a probe) may be preceded in its step by decays `before_i`.  With the state `S_0` at
-the start of the chunk (design: "canonical events") it sees
+Let `a_i` be the logarithm of all that step `i` multiplies the state by.  A term `b_j y_j` (a write,
+an update, or both along one vector) may be followed in its own step by decays `after_j`; an
+observer `q_i` (a read or a probe) may be preceded in its step by decays `before_i`.  With the state
+`S_0` at the start of the chunk (design: "canonical events") it sees
 
     r_i = exp(before_i + Σ_{m<i} a_m) (q_i · S_0)
         + Σ_{j<i} exp(before_i + Σ_{j<m<i} a_m + after_j) (q_i · b_j) y_j
@@ -11,13 +11,14 @@ the start of the chunk (design: "canonical events") it sees
 
 and the chunk leaves  S_C = exp(Σ a_m) S_0 + Σ_j exp(after_j + Σ_{m>j} a_m) b_j y_j.
 
-A term may hold results of probes: `y_j = x_j + c_j u_j`.  Then the probes are unknowns of a unit lower
-triangular system, `u = F + M u`, solved by block elimination, one block for each probe of a step; its
-right side is affine in `S_0`, so that everything but one product is known before the states are.
+A term may hold results of probes: `y_j = x_j + c_j u_j`.  Then the probes are unknowns of a unit
+lower triangular system, `u = F + M u`, solved by block elimination, one block for each probe of a
+step; its right side is affine in `S_0`, so that everything but one product is known before the
+states are.
 
-Every exponent is a sum of logarithms running outward from `j`, never a difference of two sums.  With
-one logarithm per entry of the contracted dimension the exponential stands inside the sum `q_i · b_j`
-(`Scores`), and decays that belong to one row alone go to the vectors.
+Every exponent is a sum of logarithms running outward from `j`, never a difference of two sums.
+With one logarithm per entry of the contracted dimension the exponential stands inside the sum `q_i
+· b_j` (`Scores`), and decays that belong to one row alone go to the vectors.
 """
 
 from __future__ import annotations

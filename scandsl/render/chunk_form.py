@@ -119,6 +119,8 @@ class ChunkForm:
         lines = [f"def {name}(sizes: _Sizes, save: bool) -> tuple[tuple[Any, torch.dtype], ...]:"]
         body = ['"""What the forward keeps for the backward: shapes and dtypes."""']
         body += ["if not save:", "    return ()", f"count = _chunk_bound(sizes, {size})"]
+        if flat:
+            body.append("rows = count if sizes.packed else sizes.batch * count")
         shapes = []
         for carry in self.forward.carries:
             wide = len(carry.dims) >= 2
@@ -127,7 +129,7 @@ class ChunkForm:
             inner = [f'sizes.dim["{base[d]}"]' for d in order]
             lead = ["sizes.batch", "sizes.heads", "count"]
             if flat:
-                lead = ["count if sizes.packed else sizes.batch * count", "sizes.heads"]
+                lead = ["rows", "sizes.heads"]
             dtype = self.storage if flat and wide else "sizes.dtype"
             shapes.append(f"({tuple_of([*lead, *inner])}, {dtype})")
         body += ["return (", *(f"    {s}," for s in shapes), ")"]

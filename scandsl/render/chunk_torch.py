@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from scandsl.ir.nodes import (
     Binary,
+    Contract,
     Dims,
     Input,
     Kind,
@@ -25,6 +26,7 @@ from scandsl.ir.nodes import (
     operands,
 )
 from scandsl.kernels.backward import cotangent
+from scandsl.kernels.carry_map import INTO, with_carry_maps
 from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Split, Store
 from scandsl.kernels.split import split
 from scandsl.render.chunk_form import ChunkForm, call, definition, tuple_of, unpacked
@@ -75,7 +77,8 @@ class ChunkTorch(ChunkForm):
 
     def _sizes(self) -> dict[str, str]:
         sizes = dict.fromkeys((ROW, COLUMN, INNER), "chunks.size")
-        return sizes | {d.name: self.size(d.name) for d in self.recurrence.dims}
+        sizes |= {d.name: self.size(d.name) for d in self.recurrence.dims}
+        return sizes | {INTO + d.name: self.size(d.name) for d in self.recurrence.dims}
 
     def _shape(self, carry: Carry) -> str:
         sizes = self._sizes()
@@ -83,8 +86,18 @@ class ChunkTorch(ChunkForm):
         return ", ".join(parts)
 
     def _names(self) -> Names:
-        taken = {*self.parameters(), "dtype", "heads", "device", "chunks", "save", "n", "step", "length"}
-        taken |= {"allow_tf32", "math", "torch", "carried", "kept", "ends", "saved"}
+        taken = {*self.parameters(), "dtype", "heads", "device", "chunks", "save", "n", "step"}
+        taken |= {
+            "length",
+            "shape",
+            "allow_tf32",
+            "math",
+            "torch",
+            "carried",
+            "kept",
+            "ends",
+            "saved",
+        }
         taken |= {self.size_name(d.name) for d in self.recurrence.dims}
         return Names(taken)
 
@@ -249,13 +262,17 @@ class ChunkTorch(ChunkForm):
         starts: Sequence[str],
     ) -> tuple[list[str], list[str]]:
         """All statements, and the expressions of the stores; ends have the names `end_…`."""
+        program = with_carry_maps(program)
         parts = split(program)
         need = [r for r, v in enumerate(program.values) if not self._is_carry(program, v)]
         lines, leaf = self._load_leaves(program, need, names, kept)
         before, found, plain = self._before(program, parts, leaf, names)
         lines += before
         affine = self._affine(program, found, plain)
-        if affine is None:
+        linear = self._linear(program, found) if affine is None else None
+        if linear is not None:
+            lines += self._run_loop(program, starts, "_walk_linear", linear)
+        elif affine is None:
             lines += ["", *self._step(program, found, plain, names), ""]
             lines += self._run_loop(program, starts, "_walk", ["step"])
         else:
@@ -323,6 +340,30 @@ class ChunkTorch(ChunkForm):
                         return factor, term
         return None
 
+    def _linear(self, program: ChunkProgram, found: dict[Ref, str]) -> list[str] | None:
+        """Matrices and terms, if every carry becomes `matrix @ carry + term`; else `None`."""
+        matrices: list[str] = []
+        terms: list[str] = []
+        for carry in program.carries:
+            total = program.values[carry.next].op
+            if not isinstance(total, Binary) or total.fn != "add" or len(carry.dims) != 2:
+                return None
+            product = program.values[total.a].op
+            if not isinstance(product, Contract) or not product.over[0].startswith(INTO):
+                return None
+            matrix, term = product.a, total.b
+            into = product.over[0]
+            wanted = (into.removeprefix(INTO), into), self.canonical(carry.dims)
+            for ref, dims in zip((matrix, term), wanted, strict=True):
+                value = program.values[ref]
+                if ref not in found or not value.varies or value.dims != dims:
+                    return None
+            if wanted[1][0] != wanted[0][0]:  # the contracted dimension is the carry's last
+                return None
+            matrices.append(found[matrix])
+            terms.append(found[term])
+        return [tuple_of(matrices), tuple_of(terms)]
+
     def _run_loop(
         self, program: ChunkProgram, starts: Sequence[str], walk: str, how: list[str]
     ) -> list[str]:
@@ -332,9 +373,8 @@ class ChunkTorch(ChunkForm):
         for carry, start, name in zip(program.carries, starts, end_names, strict=True):
             own = self.canonical(carry.dims)
             lines.append(f"if {start} is None:")
-            lines.append(f"    {start} = torch.zeros(")
-            lines.append(f"        ({self._shape(carry)}), dtype=dtype, device=device")
-            lines.append("    )")
+            lines.append(f"    shape = ({self._shape(carry)})")
+            lines.append(f"    {start} = torch.zeros(shape, dtype=dtype, device=device)")
             lines.append(f"{name} = {self._moved(start, 2, carry.dims, own)}.to(dtype)")
         arguments = [*how, tuple_of(end_names), "chunks", f"reverse={program.reverse}"]
         lines += call("kept, ends", walk, arguments)
