@@ -1,8 +1,8 @@
 """Derives the chunk program of a recurrence: the step's values for all rows of a chunk.
 
 In: a `Program` whose components all have the chunk form.  Out: the forward `ChunkProgram`; its
-backward is derived from it by `scandsl.kernels.backward`.  What is no event is carried over value by
-value; the results of reads and probes come from `scandsl.kernels.matrix_state`.
+backward is derived from it by `scandsl.kernels.backward`.  What is no event is carried over value
+by value; the results of reads and probes come from `scandsl.kernels.matrix_state`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Counts what kernels move and compute.
 
-In: scheduled kernels and the sizes of a call.  Out: bytes and operations per token and head, for each
-kernel and beside them the compulsory bytes (every input read once, every output written once).  Bytes
-are counted per program that issues the load or store, caches aside.
+In: scheduled kernels and the sizes of a call.  Out: bytes and operations per token and head, for
+each kernel and beside them the compulsory bytes (every input read once, every output written once).
+Bytes are counted per program that issues the load or store, caches aside.
 """
 
 from __future__ import annotations
