@@ -129,7 +129,7 @@ class TritonPrinter:
     def named(self, ref: Ref) -> str:
         """A name (or number) for a value."""
         tile = self.tiles[ref]
-        if not tile.atom:
+        if not tile.atom and not tile.number:
             tile.text = self.assign(strip(tile.text))
             tile.atom = True
         return tile.text
@@ -185,6 +185,8 @@ class TritonPrinter:
     def _settle(self, ref: Ref, tile: Tile) -> Tile:
         """Give the value a name, unless it is short and used once."""
         short = weight(tile.text) <= 44 and self.users.get(ref, 0) <= 1
+        if tile.number:  # the interpreter makes tensors of names, and those without axes misbehave
+            return tile
         if tile.atom or (short and isinstance(self.values[ref].op, Unary | Binary | Cast)):
             return tile
         name = self.assign(strip(tile.text), _hint(self.values[ref]))
@@ -288,9 +290,14 @@ class TritonPrinter:
         if names:
             self.named(op.a)
             self.named(op.b)
+        left, right = op.a, op.b
+        if op.fn in ("and", "or") and self.tiles[left].number:
+            left, right = right, left  # a number has no operator for a tensor behind it
         text = expressions.binary(
-            op.fn, self.aligned(op.a, dims), self.aligned(op.b, dims), kind is Kind.INT
+            op.fn, self.aligned(left, dims), self.aligned(right, dims), kind is Kind.INT
         )
+        if not names and self.tiles[op.a].number and self.tiles[op.b].number:
+            return Tile(text, False, frozenset(), number=op.fn not in ("max", "min"))
         a, b = self.tiles[op.a].clean, self.tiles[op.b].clean
         clean: frozenset[str] = frozenset()
         if op.fn == "mul":
