@@ -113,7 +113,115 @@ def _tile_inverse(x, i, CHUNK: tl.constexpr, EXACT: tl.constexpr):
     return total
 
 
+def _stretched(before, after, total, i, HALF: tl.constexpr):
+    # sums over stretches of HALF rows become those over stretches of twice as many
+    ROWS: tl.constexpr = total.shape[0]
+    WIDTH: tl.constexpr = total.shape[1]
+    second = ((i // HALF) % 2 == 1)[:, None]
+    part = tl.arange(0, 2)[None, :, None, None]
+    pairs = tl.reshape(total, [ROWS // (2 * HALF), 2, HALF, WIDTH])
+    low = tl.sum(tl.where(part == 0, pairs, 0.0), 1)[:, None, :, :]
+    high = tl.sum(tl.where(part == 1, pairs, 0.0), 1)[:, None, :, :]
+    other = tl.reshape(tl.where(part == 1, low, high), [ROWS, WIDTH])
+    before += tl.where(second, other, 0.0)
+    after += tl.where(second, 0.0, other)
+    return before, after, total + other
+
+
+def _corner(q, k, before, after, i, HALF: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr):
+    # products of the later rows of stretches with the earlier ones, both decayed to the border
+    second = ((i // HALF) % 2 == 1)[:, None]
+    later = tl.where(second, q * tl.exp(before), 0.0)
+    earlier = tl.where(second, 0.0, k * tl.exp(after))
+    whole = tl.dot(later.to(DOT), tl.trans(earlier.to(DOT)), input_precision=PRECISION)
+    same = (i[:, None] // (2 * HALF)) == (i[None, :] // (2 * HALF))
+    return tl.where(same, whole, 0.0)
+
+
+def _tile_scores(q, k, logs, i, DOT: tl.constexpr, PRECISION: tl.constexpr):
+    # at i > j the sum of q_i k_j exp(sum of the logs between), by halving the chunk
+    ROWS: tl.constexpr = logs.shape[0]
+    before = tl.zeros_like(logs)
+    after = tl.zeros_like(logs)
+    total = logs
+    out = _corner(q, k, before, after, i, 1, DOT, PRECISION)
+    before, after, total = _stretched(before, after, total, i, 1)
+    out += _corner(q, k, before, after, i, 2, DOT, PRECISION)
+    before, after, total = _stretched(before, after, total, i, 2)
+    out += _corner(q, k, before, after, i, 4, DOT, PRECISION)
+    before, after, total = _stretched(before, after, total, i, 4)
+    out += _corner(q, k, before, after, i, 8, DOT, PRECISION)
+    if ROWS > 16:
+        before, after, total = _stretched(before, after, total, i, 8)
+        out += _corner(q, k, before, after, i, 16, DOT, PRECISION)
+    if ROWS > 32:
+        before, after, total = _stretched(before, after, total, i, 16)
+        out += _corner(q, k, before, after, i, 32, DOT, PRECISION)
+    if ROWS > 64:
+        before, after, total = _stretched(before, after, total, i, 32)
+        out += _corner(q, k, before, after, i, 64, DOT, PRECISION)
+    return out
+
+
+def _partial_sums(x, HALF: tl.constexpr, REVERSE: tl.constexpr):
+    # running sums in stretches of HALF rows, the row itself left out
+    ROWS: tl.constexpr = x.shape[0]
+    WIDTH: tl.constexpr = x.shape[1]
+    cut = tl.reshape(x, [ROWS // HALF, HALF, WIDTH])
+    return tl.reshape(tl.cumsum(cut, 1, reverse=REVERSE) - cut, [ROWS, WIDTH])
+
+
+def _corner_adjoint(
+    q, k, grad, before, after, i,
+    HALF: tl.constexpr, OF: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    # what one halving gives to the cotangent of q (0), k (1) or the logs (2)
+    second = ((i // HALF) % 2 == 1)[:, None]
+    same = (i[:, None] // (2 * HALF)) == (i[None, :] // (2 * HALF))
+    here = tl.where(same & second & ((i // HALF) % 2 == 0)[None, :], grad, 0.0).to(DOT)
+    later = tl.where(second, q * tl.exp(before), 0.0)
+    earlier = tl.where(second, 0.0, k * tl.exp(after))
+    if OF == 0:
+        part = tl.dot(here, earlier.to(DOT), input_precision=PRECISION) * tl.exp(before)
+        return tl.where(second, part, 0.0)
+    if OF == 1:
+        part = tl.dot(tl.trans(here), later.to(DOT), input_precision=PRECISION)
+        part = part * tl.exp(after)
+        return tl.where(second, 0.0, part)
+    down = later * tl.dot(here, earlier.to(DOT), input_precision=PRECISION)
+    up = earlier * tl.dot(tl.trans(here), later.to(DOT), input_precision=PRECISION)
+    return tl.where(second, _partial_sums(down, HALF, True), _partial_sums(up, HALF, False))
+
+
+def _tile_scores_adjoint(
+    q, k, logs, grad, i, OF: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr
+):
+    # cotangent of one argument of _tile_scores
+    ROWS: tl.constexpr = logs.shape[0]
+    before = tl.zeros_like(logs)
+    after = tl.zeros_like(logs)
+    total = logs
+    out = _corner_adjoint(q, k, grad, before, after, i, 1, OF, DOT, PRECISION)
+    before, after, total = _stretched(before, after, total, i, 1)
+    out += _corner_adjoint(q, k, grad, before, after, i, 2, OF, DOT, PRECISION)
+    before, after, total = _stretched(before, after, total, i, 2)
+    out += _corner_adjoint(q, k, grad, before, after, i, 4, OF, DOT, PRECISION)
+    before, after, total = _stretched(before, after, total, i, 4)
+    out += _corner_adjoint(q, k, grad, before, after, i, 8, OF, DOT, PRECISION)
+    if ROWS > 16:
+        before, after, total = _stretched(before, after, total, i, 8)
+        out += _corner_adjoint(q, k, grad, before, after, i, 16, OF, DOT, PRECISION)
+    if ROWS > 32:
+        before, after, total = _stretched(before, after, total, i, 16)
+        out += _corner_adjoint(q, k, grad, before, after, i, 32, OF, DOT, PRECISION)
+    if ROWS > 64:
+        before, after, total = _stretched(before, after, total, i, 32)
+        out += _corner_adjoint(q, k, grad, before, after, i, 64, OF, DOT, PRECISION)
+    return out
+
+
 def _power(a, b):
+    a, b = tl.where(b < 0.0, a, a), tl.where(a < 0.0, b, b)  # numbers as tensors
     size = tl.exp(b * tl.log(tl.abs(a)))
     whole = tl.floor(b) == b
     odd = whole & (tl.floor(b * 0.5) * 2.0 != b)
