@@ -1,0 +1,172 @@
+"""The Triton kernels of the first family, compiled for GPUs that need not be there.
+
+What a kernel needs must fit its target; forward kernels keep everything in registers and use the
+matrix units.  And what varies from call to call compiles nothing anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import pytest
+
+from tests.generated import ROOT
+
+pytest.importorskip("triton")
+
+Target = tuple[str, Any]
+SM80, SM90, SM100, GFX942 = ("cuda", 80), ("cuda", 90), ("cuda", 100), ("hip", "gfx942")
+SHARED: Mapping[Target, int] = {
+    SM80: 163 * 1024,
+    SM90: 227 * 1024,
+    SM100: 227 * 1024,
+    GFX942: 64 * 1024,
+}
+FAMILY = ("linear_attention", "retnet", "mamba2", "simple_gla")
+STRUCTURES = ("linear_attention", "simple_gla")  # with a normaliser, with a decay
+DTYPES = ("bfloat16", "float16", "float32")
+SIZES = (64, 128, 256)
+
+# A quotient of reads keeps both dimensions whole in its backward kernels, which then hold a matrix
+# of K x V on chip.  These do not fit; checked both ways: whoever mends it shortens the list.
+TOO_LARGE: frozenset[tuple[str, int, str, Target]] = frozenset()
+
+
+def ask(requests: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """The answers of `tests.aot_kernels`, from a process without the interpreter."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.aot_kernels"],
+        input="".join(json.dumps(r) + "\n" for r in requests),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def request(scan: str, size: int, dtype: str, target: Target, **more: Any) -> dict[str, Any]:
+    file = f"examples/{scan}.scan"
+    if "/" in scan:
+        file, scan = "tests/specs/chunk.scan", scan.split("/")[1]
+    return {
+        "do": "compile", "file": file, "scan": scan, "size": size, "dtype": dtype,
+        "target": target, **more,
+    }  # fmt: skip
+
+
+def faults(
+    size: int, dtype: str, target: Target, kernels: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """What is wrong with the kernels of one scan."""
+    found = []
+    for kernel in kernels:
+        name = kernel["name"]
+        if "failure" in kernel:
+            found.append(f"{name}: {kernel['failure'][-400:]}")
+            continue
+        if kernel["shared_bytes"] > SHARED[target]:
+            found.append(f"{name}: {kernel['shared_bytes']} bytes of shared memory")
+        if target == SM90 and dtype == "bfloat16" and "_forward_" in name:
+            units = kernel["matrix_instructions"]
+            if not units.get("HGMMA", 0) and not units.get("HMMA", 0):
+                found.append(f"{name}: no matrix instructions, {units}")
+            if size <= 128 and kernel["spilled_bytes"]:
+                found.append(f"{name}: spills {kernel['spilled_bytes']} bytes")
+    return found
+
+
+def check(scan: str, wanted: Sequence[tuple[int, str, Target]]) -> None:
+    answers = ask(request(scan, *point) for point in wanted)
+    assert len(answers) == len(wanted)
+    bad = {}
+    for point, kernels in zip(wanted, answers, strict=True):
+        names = {k["name"].rsplit("_", 2)[-2] for k in kernels}
+        assert names == {"forward", "backward"}, names
+        if found := faults(*point, kernels):
+            bad[point] = found
+    known = {p for p in wanted if (scan, *p) in TOO_LARGE}
+    assert set(bad) == known, bad
+
+
+@pytest.mark.parametrize("scan", FAMILY)
+def test_kernels_compile_for_hopper(scan: str) -> None:
+    check(scan, [(64, "bfloat16", SM90), (128, "bfloat16", SM90)])
+
+
+@pytest.mark.parametrize("scan", STRUCTURES)
+def test_one_of_each_structure_compiles_elsewhere(scan: str) -> None:
+    check(scan, [(64, "bfloat16", target) for target in (SM80, SM100, GFX942)])
+
+
+def test_hopper_s_matrix_units_are_used() -> None:
+    (kernels,) = ask([request("simple_gla", 128, "bfloat16", SM90)])
+    for kernel in kernels:
+        assert kernel["matrix_instructions"].get("HGMMA", 0) > 0, kernel
+
+
+ALL = (*FAMILY, "chunk/reads_everywhere", "chunk/gated_by_matrix", "chunk/resets", "chunk/bonus")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", SHARED, ids=lambda t: f"{t[0]}-{t[1]}")
+@pytest.mark.parametrize("scan", ALL)
+def test_all_kernels_fit_every_target(scan: str, target: Target) -> None:
+    check(scan, [(size, dtype, target) for size, dtype in product(SIZES, DTYPES)])
+
+
+# ---------------------------------------------------------------- what compiles a kernel anew
+
+
+SHAPES = [
+    {"time": t, "batch": b, "heads": h}
+    for t, b, h in ((1, 1, 1), (16, 1, 2), (64, 2, 3), (65, 3, 1), (257, 1, 16), (1000, 2, 1))
+]
+PACKINGS = [{"lengths": x} for x in ((1,), (64, 0, 17), (5, 5, 5, 5, 5, 300))]
+# Gradients of shared heads are kept in float32 until they are summed: kernels of their own.
+GROUPS = [{"time": t, "heads": h, "own": o} for t, h, o in ((64, 4, 1), (33, 4, 2), (7, 2, 1))]
+CALLS = (("simple_gla", "bfloat16"), ("mamba2", "float32"), ("linear_attention", "float16"))
+
+
+@pytest.mark.parametrize("size", [3, 128])
+def test_a_change_of_t_b_or_h_compiles_nothing(size: int) -> None:
+    series = [(*call, group) for call in CALLS for group in (SHAPES, PACKINGS, GROUPS)]
+    answers = iter(
+        ask(
+            request(scan, size, dtype, SM90, **shape) | {"do": "keys"}
+            for scan, dtype, group in series
+            for shape in group
+        )
+    )
+    for _, _, group in series:
+        found = [next(answers) for _ in group]
+        assert all(len(keys) == 4 for keys in found)
+        different = {key for keys in found for key in keys}
+        assert len(different) == 4, _first_difference(found)
+
+
+def _first_difference(found: Sequence[Sequence[str]]) -> str:
+    for keys in found[1:]:
+        for one, two in zip(found[0], keys, strict=True):
+            words = [(a, b) for a, b in zip(one.split(), two.split(), strict=False) if a != b]
+            if words:
+                return f"{one.split()[0]}: {words}"
+    return "none"
+
+
+def test_another_size_is_another_kernel() -> None:
+    """The keys are not blind: sizes and dtypes are part of them."""
+    found = ask(
+        request("simple_gla", size, dtype, SM90) | {"do": "keys"}
+        for size, dtype in ((64, "bfloat16"), (65, "bfloat16"), (64, "float32"))
+    )
+    assert len({key for keys in found for key in keys}) == sum(map(len, found))
