@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from scandsl.ir.nodes import Dims, Input, Inverse, Load, Param, Ref, Scalar, Value
+from scandsl.ir.nodes import Dims, Input, Inverse, Load, Param, Ref, Scalar, Scores, Value
 from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.split import reach, split
 from scandsl.kernels.tiling import tile
@@ -51,22 +51,24 @@ def schedule(program: ChunkProgram, cotangents: tuple[Store, ...] = ()) -> tuple
     `cotangents` are the outputs whose cotangents the program loads by row (in a backward).
     """
     kernels = []
-    prepared = _inverses(program)
-    if prepared:
-        first = replace(program, carries=(), stores=prepared)
-        kernels.append(_kernel("prepare", first, cotangents, ()))
-        program = _without(program, prepared)
+    prepared = _costly(program)
+    rest = _without(program, prepared)
     if program.carries:
-        kernels.append(_kernel("carry", replace(program, stores=()), cotangents, prepared))
+        kernels.append(_kernel("carry", replace(rest, stores=()), cotangents, prepared))
     if program.stores:
-        kernels.append(_kernel("chunk", program, cotangents, prepared))
+        kernels.append(_kernel("chunk", rest, cotangents, prepared))
+    wanted = {s.name for k in kernels for s in k.prepared}
+    needed = tuple(s for s in prepared if s.name in wanted)
+    if needed:
+        first = replace(program, carries=(), stores=needed)
+        kernels.insert(0, _kernel("prepare", first, cotangents, ()))
     return tuple(kernels)
 
 
-def _inverses(program: ChunkProgram) -> tuple[Store, ...]:
-    """Triangular inverses that do not look at the carries, as rows `[i, :]` per token."""
+def _costly(program: ChunkProgram) -> tuple[Store, ...]:
+    """Triangular inverses and decayed scores that do not look at the carries, rows per token."""
     before = split(program).before
-    found = [r for r in before if isinstance(program.values[r].op, Inverse)]
+    found = [r for r in before if isinstance(program.values[r].op, Inverse | Scores)]
     return tuple(
         Store(f"{PREPARED}{n}", (COLUMN,), program.values[r].kind, r) for n, r in enumerate(found)
     )

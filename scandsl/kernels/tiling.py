@@ -30,6 +30,8 @@ from scandsl.ir.nodes import (
     Reduce,
     Ref,
     Rename,
+    Scores,
+    ScoresAdjoint,
     Segment,
     SegmentAdjoint,
     Select,
@@ -162,6 +164,10 @@ class _Cutter:
             case CumSum(_, dim) | Select(_, dim):
                 self._forbid(frozenset((dim,)) & self.cut)
                 return union
+            case Scores() | ScoresAdjoint():
+                over = frozenset((value.op.over,))
+                self._forbid((over & self.cut) | parts[0] | parts[1] | parts[2])
+                return union  # linear in the cotangent
             case Segment() | Inverse() | Insert() | Stack():
                 self._forbid(union)
             case Input() | Load() | Param():

@@ -186,7 +186,7 @@ class ChunkTriton(ChunkForm):
                 if store.name.startswith(PREPARED):
                     n = self.names.tensor(store.name)
                     shape = "(batch, tokens, heads, chunk_size)"
-                    lines.append(f"{n} = {self._empty(shape, 'kept_dtype')}")
+                    lines.append(f"{n} = {self._empty(shape, 'torch.float32')}")
                     texts[f"{n}_ptr"] = n
         return lines
 
@@ -287,8 +287,9 @@ class ChunkTriton(ChunkForm):
         texts[f"d_{self.names.tensor(tensor.name)}_ptr"] = f"d_{arg}"
         if self.is_input(tensor):
             shape = self._shape(("batch", "tokens", "heads"), tensor.dims)
-            dtype = f"{arg}.dtype if {arg}.shape[2] == heads else torch.float32"
-            return [f"d_{arg} = {self._empty(shape, dtype)}"]
+            whole = f"whole = {arg}.shape[2] == heads"
+            dtype = f"{arg}.dtype if whole else torch.float32"
+            return [whole, f"d_{arg} = {self._empty(shape, dtype)}"]
         shape = self._shape(("total", "heads"), tensor.dims)
         return [f"d_{arg} = torch.zeros({shape}, dtype=torch.float32, device={self.first}.device)"]
 

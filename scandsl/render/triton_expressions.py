@@ -6,6 +6,9 @@ functions are used, so that the same text runs under Triton's interpreter.
 
 from __future__ import annotations
 
+import operator
+import re
+
 from scandsl.diagnostics import InternalError
 
 _TEMPLATES = {
@@ -51,6 +54,15 @@ _INFIX = {
     "ne": "({a} != {b})",
     "and": "({a} & {b})",
     "or": "({a} | {b})",
+}
+
+_COMPARE = {
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "eq": operator.eq,
+    "ne": operator.ne,
 }
 
 HELPERS = """
@@ -248,7 +260,13 @@ def binary(fn: str, a: str, b: str, integer: bool) -> str:
         return f"((({a} % {b}) + {b}) % {b})" if integer else f"({a} - tl.floor({a} / {b}) * {b})"
     if fn == "pow":
         return f"_power({a}, {b})"
+    if fn in _COMPARE and _is_number(a) and _is_number(b):
+        return f"tl.full([], {int(_COMPARE[fn](float(a), float(b)))}, tl.int1)"
     return _INFIX[fn].format(a=a, b=b)
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"-?\d+(\.\d*)?(e[-+]?\d+)?", text) is not None
 
 
 def power(a: str, exponent: float) -> str | None:

@@ -96,8 +96,6 @@ class RenderedKernel:
 def unprintable(program: ChunkProgram) -> str | None:
     """Why a program has no Triton form yet, or `None` if it has one."""
     for value in program.values:
-        if isinstance(value.op, Scores | ScoresAdjoint):
-            return "vector decays"
         if value.kind is Kind.COMPLEX or isinstance(value.op, MakeComplex):
             return "complex values"
         if isinstance(value.op, Unary) and value.op.fn == "im":
@@ -198,7 +196,8 @@ class KernelRenderer:
 
     def _row_base(self, name: str, heads: str, group: str, dims: Dims) -> str:
         volume = self._volume(dims)
-        text = f"(token * {heads} + h{group})"
+        head = self.printer.assign(f"h{group}", f"{name}_head") if group else "h"
+        text = f"(token * {heads} + {head})"
         text = f"{text} * {volume}" if volume else text.removeprefix("(").removesuffix(")")
         return self.printer.assign(text, f"{name}_rows")
 
@@ -228,7 +227,26 @@ class KernelRenderer:
             case _:
                 raise InternalError("not a leaf of a kernel")
 
+    def _named_pointer(self, pointer: str) -> str:
+        """A pointer of many terms gets a name and two lines of its own."""
+        terms = pointer.split(" + ")
+        if len(terms) < 4:
+            return pointer
+        name = self.printer.assign(" + ".join(terms[:2]), f"{terms[0]}s")
+        self._line(f"{name} += {' + '.join(terms[2:])}")
+        return name
+
+    def _named_mask(self, mask: str) -> str:
+        """The same for a mask of many terms."""
+        terms = mask.split(" & ")
+        if len(terms) < 4:
+            return mask
+        name = self.printer.assign(" & ".join(terms[:2]), "mask")
+        self._line(f"{name} &= {' & '.join(terms[2:])}")
+        return name
+
     def _loaded(self, name: str, pointer: str, mask: str, dims: Dims) -> Tile:
+        pointer = self._named_pointer(pointer)
         masked = f", mask={mask}, other=0.0" if mask else ""
         text = f"tl.load({pointer}{masked})"
         raw = self.printer.assign(text, name)
@@ -301,12 +319,13 @@ class KernelRenderer:
 
     def _store(self, pointer: str, value: str, mask: str) -> None:
         masked = f", mask={mask}" if mask else ""
-        parts = [pointer, f"{value}.to({pointer.split(' + ')[0]}.dtype.element_ty)"]
+        kind = f"{pointer.split(' + ')[0]}.dtype.element_ty"
+        parts = [self._named_pointer(pointer), f"{value}.to({kind})"]
         line = f"tl.store({', '.join(parts)}{masked})"
         if len(line) <= WIDTH - 4:
             self._line(line)
             return
-        tail = [f"mask={mask}"] if mask else []
+        tail = [f"mask={self._named_mask(mask)}"] if mask else []
         for text in ("tl.store(", *(f"    {p}," for p in (*parts, *tail)), ")"):
             self._line(text)
 
@@ -336,8 +355,13 @@ class KernelRenderer:
             offset = self._offset(base, carry.dims, carry.dims, rows=False)
             mask = self._mask(carry.dims, rows=False)
             shape = self.printer.shape(tuple(d for d in self.printer.axis if d in carry.dims))
-            load = [f"{n} = tl.load("]
-            load += [f"    start_{n}_ptr + {offset},"]
+            start = f"start_{n}_ptr + {offset}"
+            load = []
+            if start.count(" + ") >= 3:
+                load = [f"{n}_ptrs = start_{n}_ptr + {base}"]
+                load += [f"{n}_ptrs += {offset.removeprefix(f'{base} + ')}"]
+                start = f"{n}_ptrs"
+            load += [f"{n} = tl.load(", f"    {start},"]
             load += [f"    mask={mask},", "    other=0.0,"] if mask else []
             load += [").to(tl.float32)"]
             zero = f"{n} = tl.zeros({shape}, dtype=tl.float32)" if carry.dims else f"{n} = 0.0"
@@ -386,7 +410,8 @@ class KernelRenderer:
             rows = ROW in self.values[store.value].dims
             first = self._only_first_tiles((*store.dims, *partial))
             if partial:
-                self._line(f"{n}_ptr += {self._part(partial)} * part_{n}")
+                part = p.assign(self._part(partial), "part")
+                self._line(f"{n}_ptr += {part} * part_{n}")
             if rows:
                 base = self._row_base(f"{n}", "HEADS", "", store.dims)
                 where = self._offset(base, store.dims, store.dims, rows=True)

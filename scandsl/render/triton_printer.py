@@ -62,7 +62,7 @@ from scandsl.kernels.program import COLUMN, ROW
 from scandsl.render import triton_expressions as expressions
 from scandsl.render.layout import weight
 
-WIDTH = 84
+WIDTH = 80
 _ZERO_KEEPING = frozenset({
     "neg", "log1p", "expm1", "sqrt", "abs", "sign", "floor", "sin", "tanh", "silu", "relu", "elu",
     "gelu", "erf", "re", "conj",
@@ -255,8 +255,14 @@ class TritonPrinter:
                     here = f"{self._offsets(dim, value.dims)} == {index}"
                     text = self.assign(f"tl.where({here}, {self.aligned(x, value.dims)}, {text})")
                 return Tile(text, True, frozenset())
-            case Scores() | ScoresAdjoint():
-                raise InternalError("vector decays are not printed for Triton yet")
+            case Scores(q, k, a, _, _, over):
+                texts = ", ".join(self.cleaned(r, (over,)) for r in (q, k, a))
+                return self._plain(f"_tile_scores({texts}, i, DOT, PRECISION)")
+            case ScoresAdjoint(q, k, a, g, _, _, over, of):
+                texts = ", ".join(self.cleaned(r, (over,)) for r in (q, k, a))
+                place = "qka".index(of)
+                text = f"_tile_scores_adjoint({texts}, {self.named(g)}, i, {place}, DOT, PRECISION)"
+                return self._plain(text)
             case Time() | Every() | Prev() | MakeComplex() | Lag() | LagState() | Grad():
                 raise InternalError(f"{type(value.op).__name__} has no place in a kernel")
             case unreachable:
