@@ -1,8 +1,8 @@
 """Well-typed specs put together at random, over the whole language.
 
-In: a random generator.  Out: the text of one scan.  Two kinds are drawn: `chunked` ones whose states
-take decays that are scalars, and `free` ones with anything a step may hold.  Values stay tame:
-decays are at most one, and what grows is squashed.
+In: a random generator.  Out: the text of one scan.  Two kinds are drawn: those whose states take
+scalar decays, and `hard` ones with anything a step may hold.  Values stay tame: decays are at most
+one, and what grows is squashed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ GATES = [
 FREE_GATES = ["b", "tanh(c)", "-a", "where(c > 0, b, -0.5)", "cos(x)"]
 NUMBERS = [
     "x", "b", "c * 0.5", "(q @ k)", "lag(x, 1)", "tanh(u @ v)", "sum[K](k * w)", "max[V](v)",
-    "logsumexp[K](q)", "1 / (t + 1)", "mean[K](e * q)", "where(x > 0, sqrt(abs(x)), 0)", "(c > 0) * 0.5",
-    "floor(c)", "f", "(K ** -0.5)", "where(c > 0, log(c), c)", "stopgrad(q @ w)",
+    "logsumexp[K](q)", "1 / (t + 1)", "mean[K](e * q)", "where(x > 0, sqrt(abs(x)), 0)",
+    "(c > 0) * 0.5", "floor(c)", "f", "(K ** -0.5)", "where(c > 0, log(c), c)", "stopgrad(q @ w)",
 ]  # fmt: skip
 KEYS = [
     "k", "w", "relu(k)", "l2norm[K](k)", "lag(k, 1)", "k * e", "(P @ w[K'])", "softmax[K](w)",
@@ -41,11 +41,13 @@ VALUES = [
 ]  # fmt: skip
 QUERIES = ["q", "(w * {n})", "l2norm[K](q)", "r[1]", "lag(q, 1)", "(q * e)", "(exp(q) * 0.2)"]
 LATE = [
-    "{y}", "{y} * {n}", "{y} / max(abs({d}), 1)", "layernorm[V]({y})", "tanh({y}) + u", "gelu({y}) * v",
-    "where({d} > 0, {y}, v)", "{y} / ({d} ** 2 + 1) + bias", "softmax[V]({y})", "sigmoid({d}) * {y}",
+    "{y}", "{y} * {n}", "{y} / max(abs({d}), 1)", "layernorm[V]({y})", "tanh({y}) + u",
+    "gelu({y}) * v", "where({d} > 0, {y}, v)", "{y} / ({d} ** 2 + 1) + bias", "softmax[V]({y})",
+    "sigmoid({d}) * {y}",
 ]  # fmt: skip
 NAMES = [
-    "S", "d_q", "kept", "sizes", "β", "step", "chunk", "parts", "h", "out_o", "start_S", "tokens", "C",
+    "S", "d_q", "kept", "sizes", "β", "step", "chunk", "parts", "h", "out_o", "start_S", "tokens",
+    "C",
 ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Specs put together at random: every form that a scan has agrees with the judge.
 
-Values, final states and all gradients, packed and with a carried state, in float64 for torch (chunked
-with short chunks, and sequential) and in float32 for Triton under the interpreter.
+Values, final states and all gradients, packed and with a carried state, in float64 for torch
+(chunked with short chunks, and sequential) and in float32 for Triton under the interpreter.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Steps as a researcher might write them, and hostile names, against the judge.
 
-Each scan of `specs/hunted*.scan` runs packed (with empty sequences and sequences of one token, shared
-heads and a carried state) and plain, with gradients, in every form that it has.
+Each scan of `specs/hunted*.scan` runs packed (with empty sequences and sequences of one token,
+shared heads and a carried state) and plain, with gradients, in every form that it has.
 """
 
 from __future__ import annotations
