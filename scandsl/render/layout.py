@@ -5,11 +5,11 @@ In: pieces of text.  Out: lines.  Knows nothing of what they mean.
 
 from __future__ import annotations
 
-import textwrap
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 
-WIDTH = 100
+WIDTH = 88
 
 
 def indented(lines: Iterable[str], levels: int = 1) -> list[str]:

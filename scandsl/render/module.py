@@ -31,6 +31,7 @@ from scandsl.render.layout import (
 from scandsl.render.lowering import initial_values, lower, whole_step
 from scandsl.render.names import Names, PublicNames, argument_name, ascii_name
 from scandsl.render.scan import ScanNames, base_names, scan_names
+from scandsl.render.shake import shaken
 from scandsl.render.tables import scan_table, state_lines
 from scandsl.render.template import fill
 from scandsl.render.tidy import tidied
@@ -79,7 +80,7 @@ def render_module(plans: Sequence[Plan], source: Source) -> str:
             "scans": [s.strip("\n") for s in scans],
         },
     )
-    return tidied(text).rstrip("\n") + "\n"
+    return tidied(shaken(text)).rstrip("\n") + "\n"
 
 
 def _digest(sections: Sequence[_Section], source: Source, extra_runtime: str) -> str:

@@ -65,7 +65,9 @@ _MODULE_OWN = frozenset(
         "tl",
     }
 )
-_TABLES_OWN = frozenset({"_CHECKPOINT", "_HELPERS", "_KERNELS", "_LOOP_TILE"})
+_TABLES_OWN = frozenset(
+    {"_CHECKPOINT", "_HELPERS", "_KERNELS", "_LOOP_TILE", "_VARYING", "_VARYING_OF"}
+)
 
 _LONGEST = 20
 

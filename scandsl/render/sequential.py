@@ -305,7 +305,8 @@ class _Sequential:
             self.functions.step.name, "tokens", "fixed", "parts", str(count), "sequences",
             "sizes.length", "save",
         ]  # fmt: skip
-        lines += bracketed("outputs, final, saved = _loop(", call, ")", 4)
+        outputs = "outputs" if self.late else "_"
+        lines += bracketed(f"{outputs}, final, saved = _loop(", call, ")", 4)
         results = []
         for index, output in enumerate(self.recurrence.outputs):
             if index in self.early:
@@ -313,7 +314,10 @@ class _Sequential:
             else:
                 value = f"_in_time(outputs[{self.late.index(output)}])"
             results.append(f"_output({self.names.table}, {index}, {value}, given, sizes)")
-        lines += tuple_assigned("results", results)
+        if len(results) == 1:
+            lines += [f"result = {results[0]}", "results = (result,)"]
+        else:
+            lines += tuple_assigned("results", results)
         time = "None"
         for part in self.names.state:
             if part.kind == "time":

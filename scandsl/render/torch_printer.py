@@ -56,7 +56,7 @@ from scandsl.render.names import Names
 ATOM, POWER, UNARY, MUL, ADD, BIT_AND, BIT_OR, COMPARE = 100, 90, 80, 70, 60, 50, 40, 30
 
 _NEST = 64  # an expression longer than this gets a name of its own
-_LIMIT, _LINE = 90, 84  # longest expression, were all names equally long and as they are
+_LIMIT, _LINE = 74, 84  # longest expression, were all names equally long and as they are
 _SIMPLE = re.compile(r"-?(\d[\d.e+-]*|[^\W\d][\w.]*)\Z")
 
 
@@ -212,7 +212,7 @@ class TorchPrinter:
             if note and note not in self._commented:
                 self._commented.add(note)
                 self.lines.append("# " + note)
-        if text.call and len(name) + len(text.text) > 90:
+        if text.call and len(name) + len(text.text) > 78:
             self.lines += bracketed(f"{name} = {text.call[0]}(", text.call[1:], ")", indent=10)
         else:
             self.lines.append(f"{name} = {text.text}")
