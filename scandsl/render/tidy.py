@@ -43,7 +43,7 @@ def tidied(text: str) -> str:
 
 
 def _statements(lines: Sequence[str]) -> Iterator[str]:
-    quoted = False
+    quoted = hopeless = False
     depth = index = 0
     while index < len(lines):
         line = lines[index]
@@ -62,11 +62,23 @@ def _statements(lines: Sequence[str]) -> Iterator[str]:
             index += 2
             continue
         balance = _balance(line)
-        if len(line) > WIDTH and "  # " not in line:
-            yield from _broken(line, depth, balance)
-        else:
-            yield line
+        long = len(line) > WIDTH and "  # " not in line
+        *first, last = _broken(line, depth, balance) if long else [line]
+        yield from first
+        hopeless = hopeless or any(_breakable(x) for x in (*first, last))
         depth += balance
+        if depth == 0:
+            last = last if not hopeless or last.endswith("# fmt: skip") else _kept(last)[0]
+            hopeless = False
+        yield last
+
+
+def _breakable(line: str) -> bool:
+    """Whether formatters would find a place to break a line that is still too long."""
+    if len(line) <= WIDTH or "  # " in line:
+        return False
+    code = "".join(char for char, _ in _code(line)).strip()
+    return any(c in code for c in " ([")
 
 
 def _broken(line: str, depth: int, balance: int) -> list[str]:
@@ -219,6 +231,8 @@ def _operands(line: str, lead: str, places: Sequence[int], inside: bool) -> list
         return _kept(line)
     if not inside and len(indent) + 4 + len(value) <= WIDTH:
         return [f"{lead}(", f"{indent}    {value}", f"{indent})"]
+    if not inside and len(indent) + 4 + len(value) <= _WIDER:
+        return _kept(line)
     pad = indent if inside else indent + "    "
     lines: list[str] = []
     cuts = [0, *(p + 1 for p in places), len(value)]

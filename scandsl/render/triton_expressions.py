@@ -184,9 +184,17 @@ def _partial_sums(x, HALF: tl.constexpr, REVERSE: tl.constexpr):
 
 
 def _corner_adjoint(
-    q, k, grad, before, after, i,
-    HALF: tl.constexpr, OF: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    q,
+    k,
+    grad,
+    before,
+    after,
+    i,
+    HALF: tl.constexpr,
+    OF: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     # what one halving gives to the cotangent of q (0), k (1) or the logs (2)
     second = ((i // HALF) % 2 == 1)[:, None]
     same = (i[:, None] // (2 * HALF)) == (i[None, :] // (2 * HALF))
