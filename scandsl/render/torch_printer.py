@@ -108,7 +108,7 @@ _FUNCTION: Mapping[str, str] = {
     "sigmoid": "torch.sigmoid", "logsigmoid": "torch.nn.functional.logsigmoid",
     "silu": "torch.nn.functional.silu", "relu": "torch.relu", "elu": "torch.nn.functional.elu",
     "gelu": "torch.nn.functional.gelu", "erf": "torch.erf", "re": "torch.real", "im": "torch.imag",
-    "conj": "torch.conj", "softplus": "_softplus",
+    "conj": "torch.conj_physical", "softplus": "_softplus",
 }  # fmt: skip
 
 _NUMERIC: Mapping[str, str] = {
