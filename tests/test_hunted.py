@@ -123,3 +123,31 @@ def test_no_name_of_a_module_is_defined_twice(file: str) -> None:
         elif isinstance(node, ast.ImportFrom):
             defined.update(a.asname or a.name for a in node.names)
     assert [name for name, count in defined.items() if count > 1] == []
+
+
+def double(name: str) -> tuple[Recurrence, dict[str, Tensor]]:
+    recurrence = recurrences("hunted")[name]
+    layout = Layout(batch=2, time=20, heads=2)
+    return recurrence, draw(recurrence, small(recurrence), layout, dtype=torch.float64).tensors
+
+
+@pytest.mark.parametrize("name", ["complex_mat", "complex_vec", "many_states"])
+def test_compiled_graphs_give_the_same(name: str) -> None:
+    """Conjugates, too: a lazy one is lost inside operators of a compiled graph."""
+    recurrence, tensors = double(name)
+    function = getattr(module("hunted"), name)
+
+    def call(*given: Tensor) -> Tensor:
+        outputs = function(*given)[:-1]
+        return torch.stack([x.abs().square().sum() for x in outputs])
+
+    given = [tensors[n] for n in recurrence.arguments]
+    torch._dynamo.reset()
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*given), call(*given))
+
+
+def test_float64_is_refused_on_triton() -> None:
+    recurrence, tensors = double("where_reset")
+    with pytest.raises(TypeError, match="float32, got float64"):
+        module("hunted").where_reset(*(tensors[n] for n in recurrence.arguments), backend="triton")
