@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 WIDTH = 88
+TEXT_WIDTH = 100  # of docstrings and comments, which formatters leave alone
 
 
 def indented(lines: Iterable[str], levels: int = 1) -> list[str]:
@@ -71,7 +72,7 @@ def signature(name: str, parameters: Sequence[str], result: str, indent: int = 0
     return bracketed(f"def {name}(", parameters, f") -> {result}:", indent)
 
 
-def commented(text: str, width: int = WIDTH) -> list[str]:
+def commented(text: str, width: int = TEXT_WIDTH) -> list[str]:
     """Text as comment lines; nothing in it can end the comment."""
     lines: list[str] = []
     for raw in text.split("\n"):
@@ -104,14 +105,14 @@ def docstring(text: str, indent: int = 4) -> list[str]:
     for raw in text.strip().split("\n"):
         line = "".join(c if c.isprintable() else " " for c in raw.expandtabs(4)).rstrip()
         escaped = line.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
-        cleaned += _wrapped(escaped, WIDTH - indent - 3)
+        cleaned += _wrapped(escaped, TEXT_WIDTH - indent - 3)
     if not cleaned:
         cleaned = [""]
     if cleaned[-1].endswith('"'):
         cleaned[-1] = cleaned[-1][:-1] + '\\"'
     if cleaned[0].startswith('"'):
         cleaned[0] = "\\" + cleaned[0]
-    if len(cleaned) == 1 and indent + len(cleaned[0]) + 6 <= WIDTH:
+    if len(cleaned) == 1 and indent + len(cleaned[0]) + 6 <= TEXT_WIDTH:
         return [f'"""{cleaned[0]}"""']
     return [f'"""{cleaned[0]}', *cleaned[1:], '"""']
 

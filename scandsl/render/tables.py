@@ -131,11 +131,12 @@ def _field(recurrence: Recurrence, name: str, dims: Dims, kind: str, depth: int,
 def state_lines(parts: tuple[StatePart, ...], name: str) -> list[str]:
     """The named tuple of a state with several parts."""
     lines = [f"class {name}(NamedTuple):", '    """What is carried from token to token."""', ""]
-    for part in parts:
-        depth = "depth, " if part.depth else ""
-        dims = "".join(f", {d}" for d in part.dims)
-        shape = (
-            "[N]" if part.kind == "time" else f"[N, H{', ' + depth[:-2] if depth else ''}{dims}]"
-        )
-        lines.append(f"    {part.python}: Tensor  # {shape}")
+    lines += [f"    {part.python}: Tensor  # {state_shape(part)}" for part in parts]
     return lines
+
+
+def state_shape(part: StatePart) -> str:
+    """The shape of a part of a state, for readers."""
+    if part.kind == "time":
+        return "[N]"
+    return f"[{', '.join(['N', 'H', *([str(part.depth)] if part.depth else []), *part.dims])}]"
