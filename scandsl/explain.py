@@ -18,7 +18,7 @@ SIZE, ITEM = 128, 2
 
 
 def explanation(plan: Plan) -> Json:
-    """The report of the analysis, with launches, bytes and operations where the form has kernels."""
+    """The report of the analysis, with launches, bytes and operations of its kernels."""
     data = report(plan.program)
     data["form"] = plan.form.value
     data["reason"] = plan.reason

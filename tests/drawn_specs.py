@@ -11,7 +11,16 @@ import random
 from dataclasses import dataclass, field
 
 SCALAR_INPUTS = {"g": "in (-inf, 0]", "a": "in (0, 1]", "b": "in [0, 1]", "c": "", "x": ""}
-VECTOR_INPUTS = {"q": "K", "k": "K", "w": "K", "v": "V", "u": "V", "r": "R, K", "s": "R, V"}
+VECTOR_INPUTS = {
+    "h": "K",
+    "q": "K",
+    "k": "K",
+    "w": "K",
+    "v": "V",
+    "u": "V",
+    "r": "R, K",
+    "s": "R, V",
+}
 PARAMS = {
     "gamma": ("", "in (0, 1]"),
     "bias": ("V", ""),
@@ -46,7 +55,7 @@ LATE = [
     "sigmoid({d}) * {y}",
 ]  # fmt: skip
 NAMES = [
-    "S", "d_q", "kept", "sizes", "β", "step", "chunk", "parts", "h", "out_o", "start_S", "tokens",
+    "S", "d_q", "kept", "sizes", "β", "step", "chunk", "parts", "H", "out_o", "start_S", "tokens",
     "C",
 ]  # fmt: skip
 
@@ -183,8 +192,12 @@ class _Spec:
             self.output("V", "v * (q @ k)")
             words |= {"v", "q", "k"}
         inputs = [f"{n} {promise}".strip() for n, promise in SCALAR_INPUTS.items() if n in words]
-        inputs += [f"{n}[{dims}]" for n, dims in VECTOR_INPUTS.items() if n in words]
-        inputs += ["K0[K]"] if not words & {"q", "k", "w", "r", "e", "P"} else []
+        inputs += [
+            f"{n}[{dims}]" + " in (-inf, 0]" * (n == "h")
+            for n, dims in VECTOR_INPUTS.items()
+            if n in words
+        ]
+        inputs += ["K0[K]"] if not words & {"h", "q", "k", "w", "r", "e", "P"} else []
         inputs += ["V0[V]"] if not words & {"v", "u", "s", "bias"} else []
         self.rng.shuffle(inputs)
         lines = []

@@ -1,4 +1,4 @@
-"""Evaluates a chunk program one value at a time, in float64: the test's own, naive meaning of tiles."""
+"""Evaluates a chunk program value by value, in float64: the tests' own naive meaning of tiles."""
 
 from __future__ import annotations
 

@@ -377,7 +377,8 @@ Op: TypeAlias = (
     Const | Size | Iota | Time | Every | Input | Param | Scalar | Prev
     | Unary | Binary | Cast | Clamp | Where | MakeComplex | StopGrad
     | Contract | Reduce | Normalize | Rename | Select | Insert | Stack | Expand
-    | Lag | LagState | Grad | CumSum | Segment | SegmentAdjoint | Inverse | Scores | ScoresAdjoint | Row | Load
+    | Lag | LagState | Grad | CumSum | Segment | SegmentAdjoint | Inverse
+    | Scores | ScoresAdjoint | Row | Load
 )  # fmt: skip
 
 
@@ -497,10 +498,19 @@ class Memory:
     kind: Kind
 
 
-def operands(op: Op) -> tuple[Ref, ...]:
+def operands(op: Op) -> tuple[Ref, ...]:  # noqa: C901 - one case per shape
     """The values an operation reads, in order; those of `Lag` and of the leaves included."""
     match op:
-        case Unary(_, x) | Cast(x) | StopGrad(x) | Expand(x) | Lag(x, _) | CumSum(x) | Segment(x) | Inverse(x):
+        case (
+            Unary(_, x)
+            | Cast(x)
+            | StopGrad(x)
+            | Expand(x)
+            | Lag(x, _)
+            | CumSum(x)
+            | Segment(x)
+            | Inverse(x)
+        ):
             return (x,)
         case Reduce(_, x) | Normalize(_, x) | Rename(x) | Select(x):
             return (x,)

@@ -20,7 +20,7 @@ from scandsl.kernels.simplify import simplify
 
 
 def cotangent(name: str) -> str:
-    """The name under which the cotangent of a tensor, output or carry goes: none that a user can write."""
+    """The name of the cotangent of a tensor, output or carry: none that a user can write."""
     return f"d {name}"
 
 

@@ -63,9 +63,7 @@ def kernel_cost(recurrence: Recurrence, kernel: Kernel, at: Setting) -> KernelCo
     read += sum(
         _kept_bytes(c.dims, at) * _copies(kernel, c.dims, at) / at.chunk for c in kernel.loads
     )
-    read += sum(
-        _volume(s.dims, at) * WIDE * _copies(kernel, s.dims, at) for s in kernel.prepared
-    )
+    read += sum(_volume(s.dims, at) * WIDE * _copies(kernel, s.dims, at) for s in kernel.prepared)
     written = sum(_kept_bytes(c.dims, at) / at.chunk for c in kernel.carries)
     for store, partial in zip(kernel.stores, kernel.partial, strict=True):
         parts = math.prod(_tiles(d, kernel, at) for d in partial)

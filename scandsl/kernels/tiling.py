@@ -165,8 +165,8 @@ class _Cutter:
                 self._forbid(frozenset((dim,)) & self.cut)
                 return union
             case Scores() | ScoresAdjoint():
-                over = frozenset((value.op.over,))
-                self._forbid((over & self.cut) | parts[0] | parts[1] | parts[2])
+                along = frozenset((value.op.over,))
+                self._forbid((along & self.cut) | parts[0] | parts[1] | parts[2])
                 return union  # linear in the cotangent
             case Segment() | Inverse() | Insert() | Stack():
                 self._forbid(union)

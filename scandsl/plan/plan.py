@@ -17,8 +17,8 @@ LEAST_CHUNK, LARGEST_CHUNK = 16, 256
 class Plan:
     """The form of a whole step, why, and the length of its chunks where the caller forces one.
 
-    Otherwise the length is chosen when the sizes are known: products inside a chunk of C tokens cost
-    `C (K + V)` operations per token and those with the state `2 K V`, while a kept state costs
+    Otherwise the length is chosen when the sizes are known: products inside a chunk of C tokens
+    cost `C (K + V)` operations per token and those with the state `2 K V`, while a kept state costs
     `K V / C` numbers per token.
     """
 

@@ -117,7 +117,16 @@ def evaluate(moment: Moment, known: Known, value: Value) -> Tensor:
             return _dimensional(moment, known, value, value.op)
         case Grad():
             return _gradient(moment, known, value.op)
-        case CumSum() | Segment() | SegmentAdjoint() | Inverse() | Scores() | ScoresAdjoint() | Row() | Load():
+        case (
+            CumSum()
+            | Segment()
+            | SegmentAdjoint()
+            | Inverse()
+            | Scores()
+            | ScoresAdjoint()
+            | Row()
+            | Load()
+        ):
             raise InternalError(f"{type(value.op).__name__} belongs to a chunk, not to a step")
         case _:
             assert_never(value.op)

@@ -99,6 +99,9 @@ class ChunkTorch(ChunkForm):
             "saved",
         }
         taken |= {self.size_name(d.name) for d in self.recurrence.dims}
+        for carry in (*self.forward.carries, *self.backward.program.carries):
+            own = self.carry_arg(carry.name)
+            taken |= {f"kept_{own}", f"end_{own}"}
         return Names(taken)
 
     def _used(self, program: ChunkProgram, refs: Sequence[Ref]) -> list[tuple[Ref, Value]]:

@@ -124,7 +124,9 @@ class ChunkTriton(ChunkForm):
             return texts[name]
         fixed = {
             "TOKENS": "tokens", "CHUNKS": "chunks.per_row", "HEADS": "heads",
-            "EXACT": '"ieee" if torch.version.hip else "tf32x3"', "CHUNK": "chunk_size", "PACKED": "packed", "DOT": "dot", "PRECISION": "precision",
+            "EXACT": '"ieee" if torch.version.hip else "tf32x3"',
+            "CHUNK": "chunk_size",
+            "PACKED": "packed", "DOT": "dot", "PRECISION": "precision",
             "starts_ptr": "chunks.offsets" if kernel.loop else "chunks.starts",
             "counts_ptr": "chunks.counts", "first_chunks_ptr": "chunks.first_chunks",
             "position_ptr": "start_t", "seqs_ptr": "chunks.owners", "locals_ptr": "chunks.places",

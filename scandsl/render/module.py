@@ -41,11 +41,14 @@ _OWNED = "This file belongs to you: generated code carries no licence of the com
 
 _MODULE_METHODS = frozenset(
     {
-        "T_destination", "add_module", "apply", "bfloat16", "buffers", "call_super_init", "children",
-        "compile", "cpu", "cuda", "double", "dump_patches", "eval", "extra_repr", "float", "forward",
+        "T_destination", "add_module", "apply", "bfloat16", "buffers", "call_super_init",
+        "children",
+        "compile", "cpu", "cuda", "double", "dump_patches", "eval", "extra_repr", "float",
+        "forward",
         "get_buffer", "get_extra_state", "get_parameter", "get_submodule", "half", "ipu",
         "load_state_dict", "modules", "mtia", "named_buffers", "named_children", "named_modules",
-        "named_parameters", "parameters", "register_buffer", "register_module", "register_parameter",
+        "named_parameters", "parameters", "register_buffer", "register_module",
+        "register_parameter",
         "requires_grad_", "set_extra_state", "set_submodule", "share_memory", "state_dict", "step",
         "to", "to_empty", "train", "training", "type", "xpu", "zero_grad",
     }

@@ -16,7 +16,8 @@ MODULE_NAMES = frozenset(
     {
         "torch", "math", "Tensor", "NamedTuple", "BACKENDS", "annotations",
         "range", "len", "zip", "max", "min", "tuple", "list", "dict", "any", "all", "sum", "int",
-        "float", "bool", "str", "isinstance", "getattr", "hasattr", "super", "enumerate", "reversed",
+        "float", "bool", "str", "isinstance", "getattr", "hasattr", "super", "enumerate",
+        "reversed",
         "ValueError", "TypeError", "RuntimeError", "NotImplementedError", "property", "type", "set",
         "print", "sorted", "staticmethod", "self", "cls", "triton", "tl", "abs", "round", "repr",
     }
@@ -35,8 +36,10 @@ PUBLIC_LOCALS = frozenset({"given", "call", "values", "results"})
 # What the private functions of a module call their own values.
 PRIVATE_LOCALS = frozenset(
     {
-        "advance", "batch", "carried", "chunk_size", "chunks", "cu_seqlens", "dim", "dot", "end", "ends",
-        "final", "fixed", "fixed_backward", "given", "gradients", "grid", "kept", "kept_dtype", "like",
+        "advance", "batch", "carried", "chunk_size", "chunks", "cu_seqlens", "dim", "dot",
+        "end", "ends",
+        "final", "fixed", "fixed_backward", "given", "gradients", "grid", "kept", "kept_dtype",
+        "like",
         "n", "numbers", "outputs", "packed", "parts", "precision", "results", "save", "saved",
         "sequences", "shapes", "sizes", "start", "state", "step", "t", "tokens", "total", "values",
         "vectors", "rows", "position", "scan",
@@ -45,7 +48,8 @@ PRIVATE_LOCALS = frozenset(
 
 # What they and the kernels put before and behind the names of a spec.
 _BEFORE = (
-    "d_", "start_", "kept_", "end_", "out_", "grad_", "part_", "size_", "BLOCK_", "heads_", "HAS_", "o_",
+    "d_", "start_", "kept_", "end_", "out_", "grad_", "part_", "size_", "BLOCK_", "heads_",
+    "HAS_", "o_",
     "in_", "tile_", "tiles_", "carry_", "share_",
 )  # fmt: skip
 _BEHIND = ("_ptr", "_rows", "_heads", "_32", "_at")
@@ -89,7 +93,7 @@ def argument_name(text: str) -> str:
 
 
 def inner_names(wishes: Iterable[str], taken: Iterable[str] = PRIVATE_LOCALS) -> dict[str, str]:
-    """Names for inside of private functions: `d_x`, `kept_x` and the like are free beside each other."""
+    """Names inside private functions: `d_x`, `kept_x` and the like are free beside them."""
     used = set(taken)
     out: dict[str, str] = {}
     for wish in wishes:

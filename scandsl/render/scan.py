@@ -53,8 +53,8 @@ class ScanNames:
     """The Python names of one scan.
 
     `public` is the function's name, `private` the stem of its helpers, `table` its constant.
-    `arguments` and `scalars` map declared names to those of the signature, `inner` everything that is
-    declared to names for the private functions.
+    `arguments` and `scalars` map declared names to those of the signature, `inner` everything that
+    is declared to names for the private functions.
     """
 
     recurrence: Recurrence

@@ -1,8 +1,8 @@
 """Renders the sequential form in tensor operations: maps of all tokens, then a loop over time.
 
-In: a recurrence without `Grad` and its names.  Out: a `RenderedForm`.  Any valid spec has this form.
-Forward keeps the carried parts of every 64th step; backward replays the steps in between and runs
-the printed adjoint of the step against time.
+In: a recurrence without `Grad` and its names.  Out: a `RenderedForm`.  Any valid spec has this
+form. Forward keeps the carried parts of every 64th step; backward replays the steps in between and
+runs the printed adjoint of the step against time.
 """
 
 from __future__ import annotations
@@ -139,8 +139,10 @@ class _Sequential:
     def _locals(self) -> dict[str, str]:
         """Local names of everything that goes between stages."""
         taken = {
-            "sizes", "sequences", "tokens", "fixed", "parts", "outputs", "final", "saved", "t", "like",
-            "cu_seqlens", "save", "device", "d_tokens", "d_fixed", "d_parts", "allow_tf32", "advance",
+            "sizes", "sequences", "tokens", "fixed", "parts", "outputs", "final", "saved", "t",
+            "like",
+            "cu_seqlens", "save", "device", "d_tokens", "d_fixed", "d_parts", "allow_tf32",
+            "advance",
         }  # fmt: skip
         names = Names(taken)
         names.reserve(self.names.inner.values())
@@ -346,7 +348,8 @@ class _Sequential:
         lines += self._cotangents()
         s = self.stages
         call = [
-            self.functions.advance.name, self.functions.adjoint.name, "tokens", "fixed", "fixed_backward",
+            self.functions.advance.name, self.functions.adjoint.name, "tokens", "fixed",
+            "fixed_backward",
             "parts", f"({len(s.smooth_token)}, {len(s.smooth_fixed)})", "sequences",
             "sizes.length", "saved", "d_outputs", "d_final",
         ]  # fmt: skip

@@ -1,9 +1,10 @@
 """Drops from a printed module what nothing in it reads.
 
 In: the text of a module.  Out: the same text without private top-level functions, classes and
-constants that no kept statement refers to, without unused imports, without sizes and parts of tuples
-that a function takes and does not read, and without headings of sections that end up empty.  A name
-in a string does not count as a reference; the tuple `_HELPERS` of names shrinks to those referred to.
+constants that no kept statement refers to, without unused imports, without sizes and parts of
+tuples that a function takes and does not read, and without headings of sections that end up empty.
+A name in a string does not count as a reference; the tuple `_HELPERS` of names shrinks to those
+referred to.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 In: the text of a module whose statements are printed without care for line breaks.  Out: the same
 module with long statements exploded one item per line, short ones joined, and two blank lines
-between top-level definitions.  It knows just enough of Python for what the printers write: brackets,
-operators, strings and comments; text inside triple quotes is left alone, and so is the meaning.
+between top-level definitions.  It knows just enough of Python for what the printers write:
+brackets, operators, strings and comments; text inside triple quotes is left alone, and so is the
+meaning.
 
 Formatters set to 88 columns and to 100 agree with the result: what one of them would join, and the
 other would not, ends in a comma.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from scandsl.render.layout import WIDTH
 
@@ -236,7 +238,7 @@ def _operands(line: str, lead: str, places: Sequence[int], inside: bool) -> list
     pad = indent if inside else indent + "    "
     lines: list[str] = []
     cuts = [0, *(p + 1 for p in places), len(value)]
-    for a, b in zip(cuts, cuts[1:], strict=False):
+    for a, b in pairwise(cuts):
         piece = pad + value[a:b].rstrip()
         lines += exploded(piece, inside=True) if inside and len(piece) > WIDTH else [piece]
     if inside:

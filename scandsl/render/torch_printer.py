@@ -329,7 +329,9 @@ class TorchPrinter:
             case _:
                 return self._dimensional(ref, value)
 
-    def _dimensional(self, ref: Ref, value: Value) -> Text:
+    def _dimensional(  # noqa: C901 - one case per operation
+        self, ref: Ref, value: Value
+    ) -> Text:
         match value.op:
             case Contract():
                 return self._contract(value, value.op)

@@ -27,8 +27,6 @@ from scandsl.ir.nodes import (
     Reduce,
     Ref,
     Scalar,
-    Scores,
-    ScoresAdjoint,
     Select,
     Size,
     Time,
