@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from itertools import pairwise
 
 from scandsl.render.layout import WIDTH
 
