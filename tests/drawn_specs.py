@@ -29,7 +29,8 @@ PARAMS = {
     "e": ("K", ""),
 }
 GATES = [
-    "exp({g})", "sigmoid({c})", "a", "0.9", "gamma", "f", "a * exp({g})", "exp(-softplus({c}))",
+    "exp({g})", "sigmoid({c})", "a", "0.9", "gamma", "0.8 ** 0.5", "a * exp({g})",
+    "exp(-softplus({c}))",
     "where({c} > 0.8, 0, a)", "where(t % 5 == 3, 0.5, exp({g}))", "1 / (1 + exp(-{c}))",
     "exp(min(g, c))", "a ** 2", "exp(lag(g, 2))",
 ]  # fmt: skip
@@ -38,6 +39,13 @@ NUMBERS = [
     "x", "b", "c * 0.5", "(q @ k)", "lag(x, 1)", "tanh(u @ v)", "sum[K](k * w)", "max[V](v)",
     "logsumexp[K](q)", "1 / (t + 1)", "mean[K](e * q)", "where(x > 0, sqrt(abs(x)), 0)",
     "(c > 0) * 0.5", "floor(c)", "f", "(K ** -0.5)", "where(c > 0, log(c), c)", "stopgrad(q @ w)",
+]  # fmt: skip
+EVENTS = [
+    "{S} *= exp(h)", "{S} *= exp(h) * a", "{S} += 0.5 * k * (l2norm[K](w) @ {S})",
+    "{S} -= b * l2norm[K](w) * (l2norm[K](w) @ {S} - v)",
+    "{S} += b * l2norm[K](k) * (u - l2norm[K](k) @ (a * {S} - k * v))",
+    "{S} = where(c > 1, 0, {S})", "{S} += (k + w) * (v * {n})", "{S} = {S} - b * 0.9 * {S}",
+    "{S} -= 0.2 * grad(sum[V]((k @ {S} - v) ** 2), {S})",
 ]  # fmt: skip
 KEYS = [
     "k", "w", "relu(k)", "l2norm[K](k)", "lag(k, 1)", "k * e", "(P @ w[K'])", "softmax[K](w)",
@@ -66,6 +74,7 @@ class _Spec:
 
     rng: random.Random
     hard: bool
+    lags: bool
     names: list[str] = field(default_factory=list)
     matrices: list[str] = field(default_factory=list)
     vectors: list[str] = field(default_factory=list)
@@ -74,12 +83,16 @@ class _Spec:
     lines: list[str] = field(default_factory=list)
     outputs: int = 0
 
+    def fits(self, text: str) -> bool:
+        """Whether a text may occur: what a lag remembers keeps a scan from its chunked form."""
+        return self.lags or not ("lag(" in text or "window[" in text)
+
     def one(self, *pools: list[str]) -> str:
-        text = self.rng.choice([x for pool in pools for x in pool])
+        text = self.rng.choice([x for pool in pools for x in pool if self.fits(x)])
         while "{n}" in text or "{g}" in text or "{c}" in text:
-            number = self.rng.choice(NUMBERS)
+            number = self.rng.choice([x for x in NUMBERS if self.fits(x)])
             text = text.replace("{n}", number, 1)
-            text = text.replace("{g}", self.rng.choice(["g", "lag(g, 1)", "g / 2"]), 1)
+            text = text.replace("{g}", self.rng.choice(["g", "g / 2", "g - 0.1"]), 1)
             text = text.replace("{c}", self.rng.choice(["c", "(c + x)", "(c * u @ v)"]), 1)
         return text
 
@@ -107,13 +120,13 @@ class _Spec:
         self.declared.append(f"{s}[K, V]{self.start('K, V')}")
         if self.rng.random() < 0.3:
             self.lines.append(f"{s} *= {self.gate()}")
+        if self.rng.random() < 0.4:
+            self.lines.append(self.one([text.replace("{S}", s) for text in EVENTS]))
         if self.hard and self.rng.random() < 0.4:
             self.lines.append(self.one([
-                f"{s} += b * l2norm[K](k) * (v - l2norm[K](k) @ {s})",
                 f"{s} = tanh({s})", f"{s} = sigmoid(v) * {s}", f"{s} = exp(-abs(k)) * {s}",
-                f"{s} -= 0.1 * grad(sum[V]((k @ {s} - v) ** 2), {s})",
             ]))  # fmt: skip
-        if self.rng.random() < 0.2:
+        if self.rng.random() < 0.07:
             self.lines += [f"every {self.rng.choice([3, 16])}:", f"    {s} *= 0.5"]
         if self.rng.random() < 0.2:
             self.lines += ["for i in R:", f"    {s} += 0.3 * r[i] * s[i]"]
@@ -224,4 +237,4 @@ class _Spec:
 
 def drawn(rng: random.Random, hard: bool) -> str:
     """A spec; `hard` ones hold what has no chunked form yet."""
-    return _Spec(rng, hard).text()
+    return _Spec(rng, hard, lags=rng.random() < 0.25).text()
