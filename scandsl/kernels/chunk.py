@@ -19,15 +19,19 @@ from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkPr
 from scandsl.kernels.simplify import simplify
 
 
-def chunk_program(program: Program) -> ChunkProgram:
-    """The forward chunk program of a recurrence."""
-    return _Lifter(program).run()
+def chunk_program(program: Program, late: bool = False) -> ChunkProgram:
+    """The forward chunk program of a recurrence.
+
+    With `late`, the states enter a triangular system before it is solved: fewer products, of which
+    fewer are known before the states.
+    """
+    return _Lifter(program, late).run()
 
 
 class _Lifter:
     """Carries the step's values over to rows, events being replaced by the chunk formula."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, late: bool) -> None:
         self.recurrence: Recurrence = program.recurrence
         dims = (Dim(ROW), Dim(COLUMN, base=ROW), Dim(INNER, base=ROW))
         self.b = Builder((*dims, *self.recurrence.dims))
@@ -39,7 +43,7 @@ class _Lifter:
                 events[event.state].append(event)
         self.events = events
         self.states = {
-            s.name: MatrixState(self.b, s, events[s.name], self.lift, row)
+            s.name: MatrixState(self.b, s, events[s.name], self.lift, row, late)
             for s in self.recurrence.states
         }
         self.seen: dict[Ref, Read | Probe] = {

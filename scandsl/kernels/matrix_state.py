@@ -11,10 +11,10 @@ observer `q_i` (a read or a probe) may be preceded in its step by decays `before
 
 and the chunk leaves  S_C = exp(Σ a_m) S_0 + Σ_j exp(after_j + Σ_{m>j} a_m) b_j y_j.
 
-A term may hold results of probes: `y_j = x_j + c_j u_j`.  Then the probes are unknowns of a unit
-lower triangular system, `u = F + M u`, solved by block elimination, one block for each probe of a
-step; its right side is affine in `S_0`, so that everything but one product is known before the
-states are.
+A term may hold results of probes: `y_j = x_j + Σ c_j u_j`.  Then such values are the unknowns of a
+unit lower triangular system, `y = F + M y`, solved by block elimination, one block for each term of
+a step.  Its right side is affine in `S_0`: kept apart in two, everything but one product is known
+before the states are; added up (`late`), one product with the inverse is enough.
 
 Every exponent is a sum of logarithms running outward from `j`, never a difference of two sums.
 With one logarithm per entry of the contracted dimension the exponential stands inside the sum `q_i
@@ -49,10 +49,10 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """`known + w · S_0`, per row."""
+    """`known + w · S_0`, per row; parts that are absent are zero."""
 
     known: Ref | None
-    w: Ref
+    w: Ref | None
 
 
 class MatrixState:
@@ -65,14 +65,16 @@ class MatrixState:
         events: Sequence[Event],
         lift: Callable[[Ref], Ref],
         row: Ref,
+        late: bool = False,
     ) -> None:
+        self.late = late
         self.b = builder
         self.state = state
         self.events = events
         self.lift = lift
         self.row = row
         self._terms: list[Term] | None = None
-        self._solved: dict[Ref, Affine] | None = None
+        self._solved: dict[Term, Affine] | None = None
 
     # ------------------------------------------------------------ small pieces
 
@@ -288,42 +290,49 @@ class MatrixState:
 
     def read(self, event: Read) -> Ref:
         """The result of a read, for all rows."""
-        b = self.b
-        place = self._place(event)
         q = None if event.q is None else self.rows(event.q)
-        total = b.contract(self._on_start(place, q), self.carried(), event.over)
+        return self._observed(self._place(event), q, event.over)
+
+    def probe(self, result: Ref) -> Ref:
+        """The result of a probe, for all rows."""
+        event = self._probe(result)
+        return self._observed(self._place(event), self.rows(event.w), event.over)
+
+    def _observed(self, place: int, q: Ref | None, over: Dims) -> Ref:
+        b = self.b
+        total = b.contract(self._on_start(place, q), self.carried(), over)
         for term in self.terms():
             value = self._value(term)
             if value is not None:
-                total = b.add(total, self._seen(place, q, event.over, term, value))
+                total = b.add(total, self._seen(place, q, over, term, value))
         return total
 
     def _place(self, event: Event) -> int:
         return next(i for i, e in enumerate(self.events) if e is event)
 
+    def _probe(self, result: Ref) -> Probe:
+        return next(e for e in self.events if isinstance(e, Probe) and e.result == result)
+
     def _value(self, term: Term) -> Ref | None:
         """A term's value, its probes solved."""
-        parts = [self.b.mul(self.probe(u), c) for u, c in term.unknown]
-        return self._plus(term.known, *parts)
+        if not term.unknown:
+            return term.known
+        if self._solved is None:
+            self._solved = self._solve()
+        found = self._solved[term]
+        if found.w is None:
+            return found.known
+        over = self._probe(term.unknown[0][0]).over
+        return self._plus(found.known, self.b.contract(found.w, self.carried(), over))
 
     # ------------------------------------------------------------ probes
 
-    def probe(self, result: Ref) -> Ref:
-        """The result of a probe, for all rows."""
-        b = self.b
-        if self._solved is None:
-            self._solved = self._solve()
-        found = self._solved[result]
-        event = next(e for e in self.events if isinstance(e, Probe) and e.result == result)
-        carried = b.contract(found.w, self.carried(), event.over)
-        return carried if found.known is None else b.add(found.known, carried)
-
-    def _solve(self) -> dict[Ref, Affine]:
-        """Block elimination on `u_r = F_r + Σ_s M_rs u_s`, probes r, s of a step in order."""
-        probes = [e for e in self.events if isinstance(e, Probe)]
-        right = [self._right_side(p) for p in probes]
-        m = [[self._coupling(r, s) for s in probes] for r in probes]
-        n = len(probes)
+    def _solve(self) -> dict[Term, Affine]:
+        """Block elimination on `y_r = F_r + Σ_s M_rs y_s`, terms r, s of a step in order."""
+        terms = [t for t in self.terms() if t.unknown]
+        right = [self._right_side(t) for t in terms]
+        m = [[self._coupling(r, s) for s in terms] for r in terms]
+        n = len(terms)
         for r in range(n):
             pivot = m[r][r]
             if pivot is not None:
@@ -346,42 +355,48 @@ class MatrixState:
                 coupling = m[r][s]
                 if coupling is not None:
                     right[r] = self._sum(right[r], self._apply(coupling, right[s]))
-        return {p.result: a for p, a in zip(probes, right, strict=True)}
+        return dict(zip(terms, right, strict=True))
 
-    def _right_side(self, probe: Probe) -> Affine:
-        place, w = self._place(probe), self.rows(probe.w)
-        known = [
-            self._seen(place, w, probe.over, term, term.known)
-            for term in self.terms()
-            if term.known is not None
-        ]
-        return Affine(self._plus(*known), self._on_start(place, w))
-
-    def _coupling(self, probe: Probe, other: Probe) -> Ref | None:
-        """`M`: how the results of `other` in all rows enter those of `probe`."""
+    def _right_side(self, term: Term) -> Affine:
+        """`F`: what a term is made of beside the terms that hold probes."""
         b = self.b
-        place, w = self._place(probe), self.rows(probe.w)
+        known, w = term.known, None
+        for result, factor in term.unknown:
+            event = self._probe(result)
+            place, vector = self._place(event), self.rows(event.w)
+            for other in self.terms():
+                if other.known is not None and not other.unknown:
+                    seen = self._seen(place, vector, event.over, other, other.known)
+                    known = self._plus(known, b.mul(seen, factor))
+            start = b.mul(self._on_start(place, vector), factor)
+            if self.late:
+                known = self._plus(known, b.contract(start, self.carried(), event.over))
+            else:
+                w = self._plus(w, start)
+        return Affine(known, w)
+
+    def _coupling(self, term: Term, other: Term) -> Ref | None:
+        """`M`: how the values of `other` in all rows enter those of `term`."""
+        b = self.b
         total: Ref | None = None
-        for term in self.terms():
-            for result, factor in term.unknown:
-                if result != other.result:
-                    continue
-                matrix, own = self._response(place, w, probe.over, term, term.base)
-                part = b.mul(matrix, self._column(factor))
-                if own is not None:
-                    same = b.binary("eq", b.iota(ROW), b.iota(COLUMN))
-                    diagonal = b.where(same, b.mul(own, factor), b.const(0.0))
-                    part = b.add(part, diagonal)
-                total = part if total is None else b.add(total, part)
+        for result, factor in term.unknown:
+            event = self._probe(result)
+            place, w = self._place(event), self.rows(event.w)
+            matrix, own = self._response(place, w, event.over, other, other.base)
+            if own is not None:
+                same = b.binary("eq", b.iota(ROW), b.iota(COLUMN))
+                matrix = b.add(matrix, b.where(same, own, b.const(0.0)))
+            total = self._plus(total, b.mul(matrix, factor))
         return total
 
     def _apply(self, matrix: Ref, to: Affine) -> Affine:
-        b = self.b
-        known = None if to.known is None else b.contract(matrix, self._column(to.known), (COLUMN,))
-        return Affine(known, b.contract(matrix, self._column(to.w), (COLUMN,)))
+        def product(x: Ref | None) -> Ref | None:
+            return None if x is None else self.b.contract(matrix, self._column(x), (COLUMN,))
+
+        return Affine(product(to.known), product(to.w))
 
     def _sum(self, a: Affine, c: Affine) -> Affine:
-        return Affine(self._plus(a.known, c.known), self.b.add(a.w, c.w))
+        return Affine(self._plus(a.known, c.known), self._plus(a.w, c.w))
 
     def _times(self, left: Ref, right: Ref) -> Ref:
         """Product of two `[i, j]` matrices."""
