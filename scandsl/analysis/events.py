@@ -270,13 +270,21 @@ class _Finder:
     def _changes(self, step: _Step, contracted: Dims, free: Dims) -> list[Event]:
         out: list[Event] = []
         if step.decay is not None:
-            dims = self.b.dims_of(step.decay)
-            out.append(Decay(self.state.name, step.decay, None, dims))
+            for factor in self._sides(step.decay, contracted, free):
+                out.append(Decay(self.state.name, factor, None, self.b.dims_of(factor)))
         for term in step.images:
             out += self._updates(term, contracted, free)
         if step.rest is not None and self.b.constant_of(step.rest) != 0:
             out += self._writes(step.rest, contracted, free)
         return out
+
+    def _sides(self, decay: Ref, contracted: Dims, free: Dims) -> tuple[Ref, ...]:
+        """A decay along both sides as one along each, if it is such a product."""
+        dims = set(self.b.dims_of(decay))
+        if not dims & set(contracted) or not dims & set(free):
+            return (decay,)
+        found = Separator(self.b, contracted, free).pairs(decay)
+        return (decay,) if found is None or len(found) != 1 else found[0]
 
     def _updates(self, term: Term, contracted: Dims, free: Dims) -> list[Event]:
         b = self.b

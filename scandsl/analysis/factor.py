@@ -62,6 +62,9 @@ class Separator:
                 return self._quotient(self._split(x), y)
             case Unary("neg", x):
                 return self._scaled(self._split(x), None)
+            case Unary("exp", x) if value.kind is Kind.REAL:
+                found = self._sides(x)
+                return found and [(b.exp(found[0]), b.exp(found[1]))]
             case Expand(x):
                 return self._split(x)
             case Cast(x) if value.kind in (Kind.REAL, Kind.COMPLEX):
@@ -75,6 +78,30 @@ class Separator:
                 return self._contraction(x, y, over)
             case Reduce("sum", x, over):
                 return self._static_sum(over, lambda dim, i: self._split(entry(b, x, dim, i)))
+            case _:
+                return None
+
+    def _sides(self, ref: Ref) -> Pair | None:
+        """A sum as two, each of which has dimensions on one side only."""
+        b, value = self.b, self.b.values[ref]
+        dims = set(value.dims)
+        zero = b.const(0.0, value.kind)
+        if dims <= self.left and self.left:
+            return ref, zero
+        if dims <= self.right:
+            return zero, ref
+        match value.op:
+            case Binary("add" | "sub" as fn, x, y):
+                one, two = self._sides(x), self._sides(y)
+                if one is None or two is None:
+                    return None
+                join = b.add if fn == "add" else b.sub
+                return join(one[0], two[0]), join(one[1], two[1])
+            case Unary("neg", x):
+                found = self._sides(x)
+                return found and (b.neg(found[0]), b.neg(found[1]))
+            case Expand(x):
+                return self._sides(x)
             case _:
                 return None
 

@@ -27,7 +27,9 @@ from scandsl.analysis.show import show
 from scandsl.ir.nodes import Every, Kind, Lag, LagState, Prev, Recurrence, Ref
 
 _SCALAR = (Transition.NONE, Transition.SCALAR_CONSTANT, Transition.SCALAR)
-_CHUNKED = (*_SCALAR, Transition.KEY, Transition.LOW_RANK)
+_CHUNKED = (
+    *_SCALAR, Transition.KEY, Transition.VALUE, Transition.BOTH, Transition.LOW_RANK,
+)  # fmt: skip
 _SCANS = (
     Transition.ELEMENTWISE, Transition.ROTATION, Transition.MAX_PLUS, Transition.LOG_SUM_EXP,
 )  # fmt: skip
@@ -152,14 +154,16 @@ def _event_fault(  # noqa: C901 - one rule per event
     values = recurrence.values
     text = f"`{show(values, _weight(event))}`"
     match event:
-        case Decay(_, factor, log):
-            if log is None:
-                return Fault(f"the decay {text} may be zero or negative, so it has no log", factor)
+        case Decay(_, factor, _):
             if _masked(recurrence, factor):
                 return Fault(f"the decay {text} depends on an `every` block", factor)
-            if event.dims not in ((), component.contracted) or len(event.dims) > 1:
-                along = ", ".join(event.dims)
+            along = ", ".join(event.dims)
+            if event.dims not in ((), component.contracted, component.free) or len(event.dims) > 1:
                 return Fault(f"the decay {text} differs along [{along}]; this is to come", factor)
+            probed = any(isinstance(e, Probe) for e in component.events)
+            if probed and event.dims and event.dims != component.contracted:
+                reason = f"differs along [{along}], so that every column has updates of its own"
+                return Fault(f"the decay {text} {reason}", factor)
         case Probe(_, w, over):
             if over != component.contracted or set(values[w].dims) != set(over):
                 return Fault(f"{text} probes along [{', '.join(over)}], not as the others", w)
@@ -179,7 +183,7 @@ def _event_fault(  # noqa: C901 - one rule per event
             if rank > 1:
                 return Fault(f"the state is read as a whole in {text}, not by a query", result)
         case Read(_, q, over, result):
-            if over != component.contracted and (rank > 1 or component.contracted):
+            if over not in (component.contracted, component.free):
                 return Fault(f"{text} reads along [{', '.join(over)}], not as the others", result)
             if q is not None and set(values[q].dims) != set(over):
                 return Fault(f"{text} reads with a matrix, not with one query", result)

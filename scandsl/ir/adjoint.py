@@ -26,6 +26,7 @@ from scandsl.ir.nodes import (
     Clamp,
     Const,
     Contract,
+    CumProd,
     CumSum,
     Every,
     Expand,
@@ -51,8 +52,10 @@ from scandsl.ir.nodes import (
     ScoresAdjoint,
     Segment,
     SegmentAdjoint,
+    SegmentProduct,
     Select,
     Size,
+    Spread,
     Stack,
     StopGrad,
     Time,
@@ -63,6 +66,7 @@ from scandsl.ir.nodes import (
 )
 
 Contribution = tuple[Ref, Ref]  # (operand, its share of the cotangent)
+SMALL = 1e-20  # a factor under this is not divided by
 
 
 def vjp(
@@ -217,8 +221,14 @@ class _Push:
                 return ((x, g),)
             case CumSum(x, dim, reverse, exclusive):
                 return ((x, b.cumsum(g, dim, not reverse, exclusive)),)
+            case CumProd(x):
+                return ((x, self._cumprod(value.op, g)),)
+            case SegmentProduct(x):
+                return ((x, self._segment_product(value.op, g)),)
             case Scores():
                 return self._scores(value.op, g)
+            case Spread():
+                return self._spread(value.op, g)
             case Inverse(x, row, column, inner):
                 return ((x, self._inverse(ref, row, column, inner, g)),)
             case Segment(x, row, column):
@@ -403,9 +413,47 @@ class _Push:
         given = (("q", op.q), ("k", op.k), ("a", op.a))
         out = []
         for name, ref in given:
-            part = ScoresAdjoint(op.q, op.k, op.a, g, op.row, op.column, op.over, name)
+            part = ScoresAdjoint(op.q, op.k, op.a, g, op.row, op.column, op.over, name, op.factors)
             out.append((ref, b.emit(part, b.dims_of(ref), b.kind_of(ref))))
         return out
+
+    def _spread(self, op: Spread, g: Ref) -> Sequence[Contribution]:
+        """`Σ g_i m_ij x_j w_ij` is what `Scores` of `g` and `x` gives, times `m`."""
+        b = self.b
+        m = b.scores(g, op.x, op.a, op.row, op.column, op.over, op.factors)
+        given: tuple[tuple[Literal["q", "k", "a"], Ref], ...] = (("k", op.x), ("a", op.a))
+        out = [(op.m, m)]
+        for name, ref in given:
+            part = ScoresAdjoint(g, op.x, op.a, op.m, op.row, op.column, op.over, name, op.factors)
+            out.append((ref, b.emit(part, b.dims_of(ref), b.kind_of(ref))))
+        return out
+
+    def _cumprod(self, op: CumProd, g: Ref) -> Ref:
+        """`Σ g_i (Π of the others)`: by division, but where a factor is (as good as) zero.
+
+        There only products without another such factor count; those are made of the rest.
+        """
+        b, x = self.b, op.x
+        zero, one = b.const(0.0), b.const(1.0)
+        small = b.binary("lt", b.unary("abs", x), b.const(SMALL))
+        filled = b.where(small, one, x)
+        count = b.cumsum(b.cast(small, Kind.REAL), op.dim, op.reverse, op.exclusive)
+        share = b.mul(g, b.cumprod(filled, op.dim, op.reverse, op.exclusive))
+        without = b.where(b.binary("eq", count, zero), share, zero)
+        alone = b.where(b.binary("eq", count, one), share, zero)
+        quotient = b.div(b.cumsum(without, op.dim, not op.reverse, op.exclusive), filled)
+        return b.where(small, b.cumsum(alone, op.dim, not op.reverse, op.exclusive), quotient)
+
+    def _segment_product(self, op: SegmentProduct, g: Ref) -> Ref:
+        """At m, `Σ_{i,j} g_ij (Π after m up to i) (Π after j before m)`: nothing is divided."""
+        b = self.b
+        row, column, inner = op.row, op.column, op.inner
+        after = b.segment_product(op.x, row, column, inner, op.exclusive)
+        before = b.segment_product(op.x, row, column, inner, exclusive=True)
+        moved = b.rename(before, [(row, inner)])
+        seen = b.contract(g, moved, (column,))
+        at = b.contract(b.rename(after, [(column, inner)]), seen, (row,))
+        return b.rename(at, [(inner, row)])
 
     def _inverse(self, ref: Ref, row: str, column: str, inner: str, g: Ref) -> Ref:
         """`Tᵀ g Tᵀ` under the diagonal, for the inverse `T`."""

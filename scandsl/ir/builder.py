@@ -18,6 +18,7 @@ from scandsl.ir.nodes import (
     Clamp,
     Const,
     Contract,
+    CumProd,
     CumSum,
     Dim,
     Dims,
@@ -43,8 +44,10 @@ from scandsl.ir.nodes import (
     Scores,
     Segment,
     SegmentAdjoint,
+    SegmentProduct,
     Select,
     Size,
+    Spread,
     Stack,
     StopGrad,
     Time,
@@ -363,6 +366,17 @@ class Builder:
         """Running sum along a dimension."""
         return self.emit(CumSum(x, dim, reverse, exclusive), self.dims_of(x), self.kind_of(x))
 
+    def cumprod(self, x: Ref, dim: str, reverse: bool = False, exclusive: bool = False) -> Ref:
+        """Running product along a dimension."""
+        return self.emit(CumProd(x, dim, reverse, exclusive), self.dims_of(x), self.kind_of(x))
+
+    def segment_product(
+        self, x: Ref, row: str, column: str, inner: str, exclusive: bool = False
+    ) -> Ref:
+        """Products of `x` over stretches of rows."""
+        op = SegmentProduct(x, row, column, inner, exclusive)
+        return self.emit(op, (*self.dims_of(x), column), self.kind_of(x))
+
     def segment(self, x: Ref, row: str, column: str) -> Ref:
         """Sums of `x` over stretches of rows."""
         return self.emit(Segment(x, row, column), (*self.dims_of(x), column), self.kind_of(x))
@@ -376,10 +390,19 @@ class Builder:
         """Inverse of one minus the part of `x` under the diagonal."""
         return self.emit(Inverse(x, row, column, inner), self.dims_of(x), self.kind_of(x))
 
-    def scores(self, q: Ref, k: Ref, a: Ref, row: str, column: str, over: str) -> Ref:
+    def scores(
+        self, q: Ref, k: Ref, a: Ref, row: str, column: str, over: str, factors: bool = False
+    ) -> Ref:
         """Decayed products of the rows of `q` with the earlier rows of `k`."""
-        op = Scores(q, k, a, row, column, over)
+        op = Scores(q, k, a, row, column, over, factors)
         return self.emit(op, (row, column), self.kind_of(q))
+
+    def spread(
+        self, m: Ref, x: Ref, a: Ref, row: str, column: str, over: str, factors: bool = False
+    ) -> Ref:
+        """Sums of the earlier rows of `x`, decayed, with the weights `m`."""
+        op = Spread(m, x, a, row, column, over, factors)
+        return self.emit(op, (row, over), self.kind_of(x))
 
     def infinity(self, negative: bool = False) -> Ref:
         """±∞."""

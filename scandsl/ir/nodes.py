@@ -296,6 +296,31 @@ class CumSum:
 
 
 @dataclass(frozen=True, slots=True)
+class CumProd:
+    """Product along `dim` up to and including each place; flags as in `CumSum`."""
+
+    x: Ref
+    dim: str
+    reverse: bool = False
+    exclusive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentProduct:
+    """Products over stretches of `row`: at `[row i, column j]` that of `x` over `j < m ≤ i`.
+
+    Zero where `i < j`.  With `exclusive` over `j < m < i`, and zero where `i = j` too.  `inner` is
+    a third name of the same size, for its derivative.
+    """
+
+    x: Ref
+    row: str
+    column: str
+    inner: str
+    exclusive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """Sums over stretches of `row`: at `[row i, column j]` the sum of `x` over `j < m ≤ i`.
 
@@ -334,7 +359,8 @@ class Inverse:
 class Scores:
     """At `[i, j]` with `i > j` the sum over `over` of `q_i k_j exp(Σ_{j<m<i} a_m)`, else zero.
 
-    `q`, `k` and the logarithms `a` have the dimensions `row` and `over`.
+    `q`, `k` and the logarithms `a` have the dimensions `row` and `over`.  With `factors`, `a` holds
+    the factors themselves, of any sign or zero: `q_i k_j Π_{j<m<i} a_m`.
     """
 
     q: Ref
@@ -343,6 +369,7 @@ class Scores:
     row: str
     column: str
     over: str
+    factors: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +384,24 @@ class ScoresAdjoint:
     column: str
     over: str
     of: Literal["q", "k", "a"]
+    factors: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """At row i the sum over `j < i` of `m_ij x_j exp(Σ_{j<n<i} a_n)`, by each entry of `over`.
+
+    `x` and `a` have the dimensions `row` and `over`; `m` is read under the diagonal.  `factors` is
+    as in `Scores`, which is the adjoint of this with respect to `m`.
+    """
+
+    m: Ref
+    x: Ref
+    a: Ref
+    row: str
+    column: str
+    over: str
+    factors: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +423,7 @@ Op: TypeAlias = (
     | Unary | Binary | Cast | Clamp | Where | MakeComplex | StopGrad
     | Contract | Reduce | Normalize | Rename | Select | Insert | Stack | Expand
     | Lag | LagState | Grad | CumSum | Segment | SegmentAdjoint | Inverse
-    | Scores | ScoresAdjoint | Row | Load
+    | Scores | ScoresAdjoint | Spread | CumProd | SegmentProduct | Row | Load
 )  # fmt: skip
 
 
@@ -508,7 +553,9 @@ def operands(op: Op) -> tuple[Ref, ...]:  # noqa: C901 - one case per shape
             | Expand(x)
             | Lag(x, _)
             | CumSum(x)
+            | CumProd(x)
             | Segment(x)
+            | SegmentProduct(x)
             | Inverse(x)
         ):
             return (x,)
@@ -528,7 +575,7 @@ def operands(op: Op) -> tuple[Ref, ...]:  # noqa: C901 - one case per shape
             return xs
         case SegmentAdjoint(g):
             return (g,)
-        case Scores(q, k, a):
+        case Scores(q, k, a) | Spread(q, k, a):
             return (q, k, a)
         case ScoresAdjoint(q, k, a, g):
             return (q, k, a, g)

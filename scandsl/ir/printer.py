@@ -13,6 +13,7 @@ from scandsl.ir.nodes import (
     Clamp,
     Const,
     Contract,
+    CumProd,
     CumSum,
     Dim,
     Dims,
@@ -43,8 +44,10 @@ from scandsl.ir.nodes import (
     ScoresAdjoint,
     Segment,
     SegmentAdjoint,
+    SegmentProduct,
     Select,
     Size,
+    Spread,
     Stack,
     StopGrad,
     Tensor,
@@ -132,13 +135,20 @@ def print_op(op: Op) -> str:  # noqa: C901 - one line per operation
             return f"lag state {state} {n}"
         case Grad(e, wrt):
             return f"grad {_ref(e)} {_ref(wrt)}"
-        case Scores(q, k, a, row, column, over):
-            return f"scores[{row}, {column}; {over}] {_ref(q)} {_ref(k)} {_ref(a)}"
-        case ScoresAdjoint(q, k, a, g, row, column, over, of):
-            head = f"scores adjoint of {of}[{row}, {column}; {over}]"
+        case Scores(q, k, a, row, column, over, factors):
+            head = f"scores[{row}, {column}; {over}]{_factors(factors)}"
+            return f"{head} {_ref(q)} {_ref(k)} {_ref(a)}"
+        case ScoresAdjoint(q, k, a, g, row, column, over, of, factors):
+            head = f"scores adjoint of {of}[{row}, {column}; {over}]{_factors(factors)}"
             return f"{head} {_ref(q)} {_ref(k)} {_ref(a)} {_ref(g)}"
+        case Spread(m, x, a, row, column, over, factors):
+            head = f"spread[{row}, {column}; {over}]{_factors(factors)}"
+            return f"{head} {_ref(m)} {_ref(x)} {_ref(a)}"
         case Inverse(x, row, column):
             return f"inverse[{row}, {column}] {_ref(x)}"
+        case SegmentProduct(x, row, column, _, exclusive):
+            flag = " exclusive" if exclusive else ""
+            return f"segment product[{row}, {column}] {_ref(x)}{flag}"
         case Segment(x, row, column):
             return f"segment[{row}, {column}] {_ref(x)}"
         case SegmentAdjoint(g, row, column):
@@ -146,6 +156,13 @@ def print_op(op: Op) -> str:  # noqa: C901 - one line per operation
         case CumSum(x, dim, reverse, exclusive):
             flags = (" reverse" if reverse else "") + (" exclusive" if exclusive else "")
             return f"cumsum[{dim}] {_ref(x)}{flags}"
+        case CumProd(x, dim, reverse, exclusive):
+            flags = (" reverse" if reverse else "") + (" exclusive" if exclusive else "")
+            return f"cumprod[{dim}] {_ref(x)}{flags}"
+
+
+def _factors(factors: bool) -> str:
+    return " of factors" if factors else ""
 
 
 def _ref(ref: Ref) -> str:

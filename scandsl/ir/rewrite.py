@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from scandsl.ir.nodes import (
     Binary,
     Cast,
     Clamp,
     Contract,
+    CumProd,
     CumSum,
     Expand,
     Grad,
@@ -25,7 +27,9 @@ from scandsl.ir.nodes import (
     ScoresAdjoint,
     Segment,
     SegmentAdjoint,
+    SegmentProduct,
     Select,
+    Spread,
     Stack,
     StopGrad,
     Unary,
@@ -68,10 +72,16 @@ def with_operands(op: Op, refs: Sequence[Ref]) -> Op:  # noqa: C901 - one line p
             return Expand(refs[0])
         case CumSum(_, dim, reverse, exclusive):
             return CumSum(refs[0], dim, reverse, exclusive)
-        case Scores(_, _, _, row, column, along):
-            return Scores(refs[0], refs[1], refs[2], row, column, along)
-        case ScoresAdjoint(_, _, _, _, row, column, along, of):
-            return ScoresAdjoint(refs[0], refs[1], refs[2], refs[3], row, column, along, of)
+        case CumProd(_, dim, reverse, exclusive):
+            return CumProd(refs[0], dim, reverse, exclusive)
+        case Scores():
+            return replace(op, q=refs[0], k=refs[1], a=refs[2])
+        case ScoresAdjoint():
+            return replace(op, q=refs[0], k=refs[1], a=refs[2], g=refs[3])
+        case Spread():
+            return replace(op, m=refs[0], x=refs[1], a=refs[2])
+        case SegmentProduct():
+            return replace(op, x=refs[0])
         case Inverse(_, row, column, inner):
             return Inverse(refs[0], row, column, inner)
         case Segment(_, row, column):

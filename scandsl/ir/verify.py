@@ -18,6 +18,7 @@ from scandsl.ir.nodes import (
     Clamp,
     Const,
     Contract,
+    CumProd,
     CumSum,
     Dims,
     Every,
@@ -46,8 +47,10 @@ from scandsl.ir.nodes import (
     ScoresAdjoint,
     Segment,
     SegmentAdjoint,
+    SegmentProduct,
     Select,
     Size,
+    Spread,
     Stack,
     StopGrad,
     Time,
@@ -151,19 +154,24 @@ class _Check:
             case Grad():
                 self.need(ref, not xs[0].dims and xs[0].kind is Kind.REAL, "a real number")
                 return xs[1].dims, Kind.REAL
-            case CumSum(_, dim):
+            case CumSum(_, dim) | CumProd(_, dim):
                 self.need(ref, dim in xs[0].dims, "the summed dimension")
                 return xs[0].dims, xs[0].kind
             case Scores(row=row, column=column, over=over):
                 self.need(ref, all({row, over} <= set(x.dims) for x in xs), "rows of vectors")
                 return [row, column], xs[0].kind
+            case Spread(row=row, column=column, over=over):
+                self.need(ref, {row, column} <= set(xs[0].dims), "rows and columns")
+                good = all({row, over} <= set(x.dims) for x in xs[1:])
+                self.need(ref, good, "rows of vectors")
+                return [row, over], xs[1].kind
             case ScoresAdjoint(row=row, column=column):
                 self.need(ref, {row, column} <= set(xs[3].dims), "rows and columns")
                 return xs[0].dims, xs[0].kind
             case Inverse(_, row, column):
                 self.need(ref, {row, column} <= set(xs[0].dims), "rows and columns")
                 return xs[0].dims, xs[0].kind
-            case Segment(_, row, column):
+            case Segment(_, row, column) | SegmentProduct(_, row, column):
                 good = row in xs[0].dims and column not in xs[0].dims
                 self.need(ref, good, "the row and not the column dimension")
                 return [*xs[0].dims, column], xs[0].kind

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scandsl.analysis.program import Event, Probe, Program, Read, Update, Write
+from scandsl.analysis.program import Decay, Event, Probe, Program, Read, Update, Write
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Dim, Every, Input, Kind, Recurrence, Ref, Row, Time, operands
 from scandsl.ir.rewrite import with_operands
-from scandsl.kernels.matrix_state import MatrixState, log_of
+from scandsl.kernels.matrix_state import MatrixState
 from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.simplify import simplify
 
@@ -38,12 +38,13 @@ class _Lifter:
         self.lifted: dict[Ref, Ref] = {}
         row = self.b.emit(Row(ROW), (ROW,), Kind.BOOL)
         events: dict[str, list[Event]] = {s.name: [] for s in self.recurrence.states}
+        contracted = {s: c.contracted for c in program.components for s in c.states}
         for component in program.components:
             for event in component.events:
                 events[event.state].append(event)
         self.events = events
         self.states = {
-            s.name: MatrixState(self.b, s, events[s.name], self.lift, row, late)
+            s.name: MatrixState(self.b, s, contracted[s.name], events[s.name], self.lift, row, late)
             for s in self.recurrence.states
         }
         self.seen: dict[Ref, Read | Probe] = {
@@ -109,8 +110,8 @@ class _Lifter:
                     out.append(w)
                 case Read():
                     pass
-                case _:
-                    out.append(log_of(event))
+                case Decay(_, factor, log):
+                    out.append(factor if log is None else log)
         return tuple(r for r in out if r is not None)
 
     def _lift_one(self, ref: Ref) -> Ref:

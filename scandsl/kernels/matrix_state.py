@@ -1,24 +1,26 @@
-"""The chunk formula of one state that decays by scalars or along its contracted dimension.
+"""The chunk formula of one state whose dimensions are contracted (`K`) or free (`V`).
 
-Let `a_i` be the logarithm of all that step `i` multiplies the state by.  A term `b_j y_j` (a write,
-an update, or both along one vector) may be followed in its own step by decays `after_j`; an
-observer `q_i` (a read or a probe) may be preceded in its step by decays `before_i`.  With the state
-`S_0` at the start of the chunk (design: "canonical events") it sees
+Let `d_i` be all that step `i` multiplies the state by: a number, or one for each entry of K, or of
+V, or both.  A term `b_j y_j` (a write, an update, or both along one vector) may be followed in its
+own step by decays `after_j`; an observer `q_i` (a read or a probe) may be preceded in its step by
+decays `before_i`.  With the state `S_0` at the start of the chunk (design: "canonical events") it
+sees
 
-    r_i = exp(before_i + Σ_{m<i} a_m) (q_i · S_0)
-        + Σ_{j<i} exp(before_i + Σ_{j<m<i} a_m + after_j) (q_i · b_j) y_j
+    r_i = before_i Π_{m<i} d_m (q_i · S_0)
+        + Σ_{j<i} before_i Π_{j<m<i} d_m after_j (q_i · b_j) y_j
         + the terms that come before it in step i itself,
 
-and the chunk leaves  S_C = exp(Σ a_m) S_0 + Σ_j exp(after_j + Σ_{m>j} a_m) b_j y_j.
+and the chunk leaves  S_C = Π d_m S_0 + Σ_j after_j Π_{m>j} d_m b_j y_j.
 
 A term may hold results of probes: `y_j = x_j + Σ c_j u_j`.  Then such values are the unknowns of a
 unit lower triangular system, `y = F + M y`, solved by block elimination, one block for each term of
 a step.  Its right side is affine in `S_0`: kept apart in two, everything but one product is known
 before the states are; added up (`late`), one product with the inverse is enough.
 
-Every exponent is a sum of logarithms running outward from `j`, never a difference of two sums.
-With one logarithm per entry of the contracted dimension the exponential stands inside the sum `q_i
-· b_j` (`Scores`), and decays that belong to one row alone go to the vectors.
+A decay with one number per entry of the dimension that an observer sums over stands inside the sum
+`q_i · b_j` (`Scores`); one along the other dimension weighs what it sees of each row (`Spread`). In
+both, decays that belong to one row alone go to the vectors.  A read may sum over either dimension;
+probes have to sum over the same.  How stretches of decays are computed, `kernels.decays` says.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from scandsl.analysis.program import Decay, Event, Probe, Read, Update, Write
-from scandsl.diagnostics import InternalError
 from scandsl.ir.builder import Builder
-from scandsl.ir.nodes import Binary, Cast, Dims, Kind, Ref, State, Unary
+from scandsl.ir.nodes import Binary, Cast, Dims, Ref, State, Unary
+from scandsl.kernels.decays import Decays
 from scandsl.kernels.program import COLUMN, INNER, ROW
 
 
@@ -62,6 +64,7 @@ class MatrixState:
         self,
         builder: Builder,
         state: State,
+        contracted: Dims,
         events: Sequence[Event],
         lift: Callable[[Ref], Ref],
         row: Ref,
@@ -70,9 +73,11 @@ class MatrixState:
         self.late = late
         self.b = builder
         self.state = state
+        self.contracted = contracted
         self.events = events
         self.lift = lift
         self.row = row
+        self.key_decays, self.value_decays, self.plain = self._decays()
         self._terms: list[Term] | None = None
         self._solved: dict[Term, Affine] | None = None
 
@@ -96,63 +101,23 @@ class MatrixState:
                 total = x if total is None else self.b.add(total, x)
         return total
 
-    def _scaled(self, x: Ref, log: Ref | None) -> Ref:
-        return x if log is None else self.b.mul(x, self.b.exp(log))
+    def _decays(self) -> tuple[Decays | None, Decays | None, Decays]:
+        """The decays along the contracted dimension, the free one, and along none.
 
-    @property
-    def vector(self) -> bool:
-        """Whether a decay differs along the contracted dimension."""
-        return any(isinstance(e, Decay) and e.dims for e in self.events)
+        Those along none go with others where there are any, first with the contracted dimension.
+        """
+        found = [e for e in self.events if isinstance(e, Decay)]
+        key = [e for e in found if set(e.dims) & set(self.contracted)]
+        value = [e for e in found if e.dims and e not in key]
+        scalar = [e for e in found if not e.dims]
 
-    def _triangle(self, diagonal: bool) -> Ref:
-        b = self.b
-        return b.binary("ge" if diagonal else "gt", b.iota(ROW), b.iota(COLUMN))
+        def made(own: Sequence[Decay]) -> Decays:
+            along = next((d for e in own for d in e.dims), None)
+            return Decays(self.b, self.events, own, along, self.rows, self.row)
 
-    # ------------------------------------------------------------ decays
-
-    def _logs(self, events: Sequence[Event]) -> Ref | None:
-        """Sum of the logs of the decays among events, per row; `None` if there are none."""
-        return self._plus(*(self.rows(log_of(e)) for e in events if isinstance(e, Decay)))
-
-    def _step_log(self) -> Ref | None:
-        """`a_i`: zero in rows without token, where nothing decays."""
-        total = self._logs(self.events)
-        return None if total is None else self.b.where(self.row, total, self.b.const(0.0))
-
-    def _since_start(self, place: int) -> Ref | None:
-        """`before_i + Σ_{m<i} a_m`."""
-        step = self._step_log()
-        if step is None:
-            return None
-        before = self.events[:place]
-        if decays(before) == decays(self.events):
-            return self.b.cumsum(step, ROW)
-        return self._plus(self.b.cumsum(step, ROW, exclusive=True), self._logs(before))
-
-    def _weights(self, place: int, term: Term, diagonal: bool) -> Ref:
-        """`exp` of the decay from a term in row j to an observer in row i; zero above."""
-        b = self.b
-        mask = self._triangle(diagonal)
-        step = self._step_log()
-        if step is None:
-            return b.cast(mask, Kind.REAL)
-        before, everything = self.events[:place], decays(self.events)
-        later = self._logs(self.events[term.place + 1 :])
-        after = None if later is None else self._column(later)
-        if decays(before) == everything:
-            log = self._plus(b.segment(step, ROW, COLUMN), after)
-            if diagonal and log is not None:
-                return b.exp(log)
-        elif diagonal:
-            # every decay comes after the observer in its step: Σ_{j≤m<i} a_m
-            from_own = b.where(self._triangle(diagonal=True), step, b.const(0.0))
-            log = b.cumsum(from_own, ROW, exclusive=True)
-        else:
-            rest = b.where(self._triangle(diagonal=False), step, b.const(0.0))
-            log = self._plus(b.cumsum(rest, ROW, exclusive=True), self._logs(before), after)
-        if log is None:
-            raise InternalError("a decay without a logarithm")
-        return b.exp(b.where(mask, log, b.infinity(negative=True)))
+        if key:
+            return made([*key, *scalar]), made(value) if value else None, made([])
+        return None, made([*value, *scalar]) if value else None, made([] if value else scalar)
 
     # ------------------------------------------------------------ terms
 
@@ -222,48 +187,45 @@ class MatrixState:
 
     # ------------------------------------------------------------ observers
 
+    def _sides(self, over: Dims) -> tuple[Decays | None, Decays | None]:
+        """The decays along the dimension that an observer sums over, and along the other."""
+        if not over:  # the whole of a state of one dimension
+            return None, self.key_decays or self.value_decays
+        if set(over) != set(self.contracted):
+            return self.value_decays, self.key_decays
+        return self.key_decays, self.value_decays
+
     def _response(
-        self, place: int, q: Ref | None, over: Dims, term: Term, base: Ref | None
+        self, place: int, q: Ref | None, over: Dims, vector: Ref | None, other: int
     ) -> tuple[Ref, Ref | None]:
         """Coefficients `[i, j]` of the terms of other rows, and `[i]` of the row's own.
 
-        The second is `None` where the first holds the diagonal already, or the term comes later.
+        `vector` is the terms' vector on the side of `q`.  The second is `None` where the first
+        holds the diagonal already, or the term comes later.
         """
         b = self.b
-        early = term.place < place
-        between = self.events[term.place : place]
-        if self.vector:
-            return self._vector_response(place, q, over, term, base)
-        ahead = decays(self.events[:place])
-        whole = early and not decays(between) and ahead in ([], decays(self.events))
-        weights = self._weights(place, term, diagonal=whole)
+        early, between = other < place, self.events[other:place]
+        along, across = self._sides(over)
+        if q is not None and vector is not None and along is not None:
+            matrix = along.scores(q, vector, place, other)
+            if not early:
+                return matrix, None
+            return matrix, b.contract(along.scaled(q, along.among(between)), vector, over)
+        plain = self.plain
         scores = own = None
-        if q is not None and base is not None:
-            scores = b.contract(q, self._column(base), over)
-            own = b.contract(q, base, over)
+        if q is not None and vector is not None:
+            scores = b.contract(q, self._column(vector), over)
+            own = b.contract(q, vector, over)
+        one = b.expand(b.const(1.0), (ROW,)) if own is None else own
+        if across is not None:
+            wide = b.expand(b.const(1.0), (ROW, COLUMN)) if scores is None else scores
+            return wide, one if early else None
+        whole = plain.covers(place, other)
+        weights = plain.weights(place, other, diagonal=whole)
         matrix = weights if scores is None else self._masked(scores, weights)
         if whole or not early:
             return matrix, None
-        one = b.expand(b.const(1.0), (ROW,)) if own is None else own
-        return matrix, self._scaled(one, self._logs(between))
-
-    def _vector_response(
-        self, place: int, q: Ref | None, over: Dims, term: Term, base: Ref | None
-    ) -> tuple[Ref, Ref | None]:
-        b = self.b
-        step = self._step_log()
-        if q is None or base is None or step is None or len(over) != 1:
-            raise InternalError("a decay along a dimension that is not contracted")
-        between = self.events[term.place : place]
-        later = self._scaled(q, self._logs(self.events[:place]))
-        earlier = self._scaled(base, self._logs(self.events[term.place + 1 :]))
-        step = b.expand(step, (ROW, *over))
-        matrix = b.scores(
-            b.expand(later, over), b.expand(earlier, over), step, ROW, COLUMN, over[0]
-        )
-        if term.place >= place:
-            return matrix, None
-        return matrix, b.contract(self._scaled(q, self._logs(between)), base, over)
+        return matrix, plain.scaled(one, plain.among(between))
 
     def _masked(self, scores: Ref, weights: Ref) -> Ref:
         b = self.b
@@ -275,18 +237,28 @@ class MatrixState:
     def _seen(self, place: int, q: Ref | None, over: Dims, term: Term, value: Ref) -> Ref:
         """What an observer sees of a term whose value is known."""
         b = self.b
-        base = term.base
-        if q is not None and base is None:  # no free dimension: the value is the vector
-            base, value = value, b.expand(b.const(1.0), (ROW,))
-        matrix, own = self._response(place, q, over, term, base)
-        total = b.contract(matrix, self._column(value), (COLUMN,))
-        return total if own is None else b.add(total, b.mul(own, value))
+        vector, seen = term.base, value
+        if q is None and term.base is not None:
+            vector, seen = None, b.mul(term.base, value)
+        elif q is not None and set(over) != set(self.contracted):  # it sums over the free side
+            vector, seen = value, term.base
+        if seen is None:
+            seen = b.expand(b.const(1.0), (ROW,))
+        matrix, own = self._response(place, q, over, vector, term.place)
+        across = self._sides(over)[1]
+        if across is None:
+            total = b.contract(matrix, self._column(seen), (COLUMN,))
+        else:
+            total = across.spread(matrix, seen, place, term.place)
+            seen = across.scaled(seen, across.among(self.events[term.place : place]))
+        return total if own is None else b.add(total, b.mul(own, seen))
 
-    def _on_start(self, place: int, q: Ref | None) -> Ref:
+    def _on_start(self, place: int, q: Ref | None, over: Dims) -> Ref:
         """The vector (or factor) with which an observer meets `S_0`."""
         b = self.b
         whole = b.expand(b.const(1.0), (ROW,)) if q is None else q
-        return self._scaled(whole, self._since_start(place))
+        along = self._sides(over)[0] or self.plain
+        return along.scaled(whole, along.since_start(place))
 
     def read(self, event: Read) -> Ref:
         """The result of a read, for all rows."""
@@ -300,7 +272,10 @@ class MatrixState:
 
     def _observed(self, place: int, q: Ref | None, over: Dims) -> Ref:
         b = self.b
-        total = b.contract(self._on_start(place, q), self.carried(), over)
+        total = b.contract(self._on_start(place, q, over), self.carried(), over)
+        across = self._sides(over)[1]
+        if across is not None:
+            total = across.scaled(total, across.since_start(place))
         for term in self.terms():
             value = self._value(term)
             if value is not None:
@@ -368,7 +343,7 @@ class MatrixState:
                 if other.known is not None and not other.unknown:
                     seen = self._seen(place, vector, event.over, other, other.known)
                     known = self._plus(known, b.mul(seen, factor))
-            start = b.mul(self._on_start(place, vector), factor)
+            start = b.mul(self._on_start(place, vector, event.over), factor)
             if self.late:
                 known = self._plus(known, b.contract(start, self.carried(), event.over))
             else:
@@ -382,7 +357,7 @@ class MatrixState:
         for result, factor in term.unknown:
             event = self._probe(result)
             place, w = self._place(event), self.rows(event.w)
-            matrix, own = self._response(place, w, event.over, other, other.base)
+            matrix, own = self._response(place, w, event.over, other.base, other.place)
             if own is not None:
                 same = b.binary("eq", b.iota(ROW), b.iota(COLUMN))
                 matrix = b.add(matrix, b.where(same, own, b.const(0.0)))
@@ -409,37 +384,25 @@ class MatrixState:
     def final(self) -> Ref:
         """The state at the end of the chunk."""
         b = self.b
-        step = self._step_log()
+        sides = [d for d in (self.plain, self.key_decays, self.value_decays) if d is not None]
         total = self.carried()
-        if step is not None:
-            total = b.mul(b.exp(b.sum(step, (ROW,))), total)
+        left = [w for w in (side.whole() for side in sides) if w is not None]
+        if left:
+            whole = left[0] if len(left) == 1 else b.mul(left[0], left[1])
+            total = b.mul(whole, total)
         for term in self.terms():
             value = self._value(term)
             if value is None:
                 continue
-            rest = None if step is None else b.cumsum(step, ROW, reverse=True, exclusive=True)
-            log = self._plus(rest, self._logs(self.events[term.place + 1 :]))
             base = term.base
-            if log is None:
-                x = b.where(self.row, value, b.const(0.0))
+            if self.key_decays is not None:
+                base = self.key_decays.to_end(term.place, base)
             else:
-                weight = b.exp(b.where(self.row, log, b.infinity(negative=True)))
-                if self.vector and base is not None:
-                    base, x = b.mul(base, weight), value
-                else:
-                    x = b.mul(value, weight)
-            added = b.sum(x, (ROW,)) if base is None else b.contract(base, x, (ROW,))
+                value = self.plain.to_end(term.place, value)
+            if self.value_decays is not None:
+                value = self.value_decays.to_end(term.place, value)
+            if not left:
+                value = b.where(self.row, value, b.const(0.0))
+            added = b.sum(value, (ROW,)) if base is None else b.contract(base, value, (ROW,))
             total = b.add(total, b.expand(added, self.state.dims))
         return b.expand(total, self.state.dims)
-
-
-def log_of(event: Decay) -> Ref:
-    """The logarithm of a decay."""
-    if event.log is None:
-        raise InternalError("a chunk of this form needs decays with a logarithm")
-    return event.log
-
-
-def decays(events: Sequence[Event]) -> list[Ref]:
-    """The logs of the decays among events, which tell two stretches of a step apart."""
-    return [log_of(e) for e in events if isinstance(e, Decay)]

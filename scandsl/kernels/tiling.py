@@ -17,6 +17,7 @@ from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import (
     Binary,
     Contract,
+    CumProd,
     CumSum,
     Dims,
     Expand,
@@ -34,7 +35,9 @@ from scandsl.ir.nodes import (
     ScoresAdjoint,
     Segment,
     SegmentAdjoint,
+    SegmentProduct,
     Select,
+    Spread,
     Stack,
     StopGrad,
     Unary,
@@ -164,11 +167,17 @@ class _Cutter:
             case CumSum(_, dim) | Select(_, dim):
                 self._forbid(frozenset((dim,)) & self.cut)
                 return union
+            case CumProd(_, dim):
+                self._forbid((frozenset((dim,)) & self.cut) | union)
+            case Spread():
+                self._forbid((frozenset((value.op.over,)) & self.cut & parts[0]) | parts[2])
+                self._forbid(parts[0] & parts[1])
+                return union
             case Scores() | ScoresAdjoint():
                 along = frozenset((value.op.over,))
                 self._forbid((along & self.cut) | parts[0] | parts[1] | parts[2])
                 return union  # linear in the cotangent
-            case Segment() | Inverse() | Insert() | Stack():
+            case Segment() | SegmentProduct() | Inverse() | Insert() | Stack():
                 self._forbid(union)
             case Input() | Load() | Param():
                 pass

@@ -25,6 +25,7 @@ from scandsl.ir.nodes import (
     Clamp,
     Const,
     Contract,
+    CumProd,
     CumSum,
     Dims,
     Every,
@@ -52,8 +53,10 @@ from scandsl.ir.nodes import (
     ScoresAdjoint,
     Segment,
     SegmentAdjoint,
+    SegmentProduct,
     Select,
     Size,
+    Spread,
     Stack,
     StopGrad,
     Time,
@@ -119,6 +122,9 @@ def evaluate(moment: Moment, known: Known, value: Value) -> Tensor:
             return _gradient(moment, known, value.op)
         case (
             CumSum()
+            | CumProd()
+            | SegmentProduct()
+            | Spread()
             | Segment()
             | SegmentAdjoint()
             | Inverse()

@@ -23,6 +23,7 @@ from scandsl.ir.nodes import (
     Clamp,
     Const,
     Contract,
+    CumProd,
     CumSum,
     Dims,
     Expand,
@@ -40,8 +41,10 @@ from scandsl.ir.nodes import (
     ScoresAdjoint,
     Segment,
     SegmentAdjoint,
+    SegmentProduct,
     Select,
     Size,
+    Spread,
     Stack,
     StopGrad,
     Time,
@@ -359,10 +362,18 @@ class TorchPrinter:
                 return self.call("_stack", str(axis), *parts)
             case Expand(x):
                 return self._expand(value, x)
-            case Scores(q, k, a):
-                return self.call("_scores", *(self._text[r].text for r in (q, k, a)))
+            case Scores(q, k, a, factors=factors):
+                return self.call("_scores", *self._decayed((q, k, a), factors))
             case ScoresAdjoint(q, k, a, g):
                 return self._scores_adjoint(value.op, (q, k, a, g))
+            case Spread(m, x, a, factors=factors):
+                return self.call("_weighted", *self._decayed((m, x, a), factors))
+            case SegmentProduct(x, exclusive=exclusive):
+                return self.call("_segment_product", self._text[x].text, repr(exclusive))
+            case CumProd(x, dim, reverse, exclusive):
+                axis = value.dims.index(dim) - len(value.dims)
+                flags = (str(axis), repr(reverse), repr(exclusive))
+                return self.call("_cumprod", self._text[x].text, *flags)
             case Inverse(x):
                 return self.call("_triangular_inverse", self._text[x].text)
             case Segment(x):
@@ -544,11 +555,16 @@ class TorchPrinter:
 
     # ------------------------------------------------------------ contractions
 
+    def _decayed(self, refs: Sequence[Ref], factors: bool) -> list[str]:
+        """Arguments of a function of decays, which are logarithms if not told otherwise."""
+        tensors = [self._tensor(self._text[r], self.values[r].kind).text for r in refs]
+        return [*tensors, "factors=True"] if factors else tensors
+
     def _scores_adjoint(self, op: ScoresAdjoint, refs: tuple[Ref, ...]) -> Text:
         """One of three results of one call, which is printed once."""
         if refs not in self._adjoints:
             names = tuple(self.names.fresh("d_scores", numbered=True) for _ in range(3))
-            call = self.call("_scores_adjoint", *(self._text[r].text for r in refs))
+            call = self.call("_scores_adjoint", *self._decayed(refs, op.factors))
             self.lines.append(f"{', '.join(names)} = {call.text}")
             self._adjoints[refs] = names
         return Text(self._adjoints[refs]["qka".index(op.of)])

@@ -125,8 +125,15 @@ def _tile_inverse(x, i, CHUNK: tl.constexpr, EXACT: tl.constexpr):
     return total
 
 
-def _stretched(before, after, total, i, HALF: tl.constexpr):
-    # sums over stretches of HALF rows become those over stretches of twice as many
+def _left(decay, FACTORS: tl.constexpr):
+    # what is left after a sum of logarithms, or after a product of factors
+    if FACTORS:
+        return decay
+    return tl.exp(decay)
+
+
+def _stretched(before, after, total, i, HALF: tl.constexpr, FACTORS: tl.constexpr = False):
+    # sums (or products) over stretches of HALF rows become those over stretches of twice as many
     ROWS: tl.constexpr = total.shape[0]
     WIDTH: tl.constexpr = total.shape[1]
     second = ((i // HALF) % 2 == 1)[:, None]
@@ -135,43 +142,59 @@ def _stretched(before, after, total, i, HALF: tl.constexpr):
     low = tl.sum(tl.where(part == 0, pairs, 0.0), 1)[:, None, :, :]
     high = tl.sum(tl.where(part == 1, pairs, 0.0), 1)[:, None, :, :]
     other = tl.reshape(tl.where(part == 1, low, high), [ROWS, WIDTH])
+    if FACTORS:
+        before *= tl.where(second, other, 1.0)
+        after *= tl.where(second, 1.0, other)
+        return before, after, total * other
     before += tl.where(second, other, 0.0)
     after += tl.where(second, 0.0, other)
     return before, after, total + other
 
 
-def _corner(q, k, before, after, i, HALF: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr):
+def _corner(
+    q,
+    k,
+    before,
+    after,
+    i,
+    HALF: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    FACTORS: tl.constexpr = False,
+):
     # products of the later rows of stretches with the earlier ones, both decayed to the border
     second = ((i // HALF) % 2 == 1)[:, None]
-    later = tl.where(second, q * tl.exp(before), 0.0)
-    earlier = tl.where(second, 0.0, k * tl.exp(after))
+    later = tl.where(second, q * _left(before, FACTORS), 0.0)
+    earlier = tl.where(second, 0.0, k * _left(after, FACTORS))
     whole = tl.dot(later.to(DOT), tl.trans(earlier.to(DOT)), input_precision=PRECISION)
     same = (i[:, None] // (2 * HALF)) == (i[None, :] // (2 * HALF))
     return tl.where(same, whole, 0.0)
 
 
-def _tile_scores(q, k, logs, i, DOT: tl.constexpr, PRECISION: tl.constexpr):
+def _tile_scores(
+    q, k, decays, i, DOT: tl.constexpr, PRECISION: tl.constexpr, FACTORS: tl.constexpr = False
+):
     # at i > j the sum of q_i k_j exp(sum of the logs between), by halving the chunk
-    ROWS: tl.constexpr = logs.shape[0]
-    before = tl.zeros_like(logs)
-    after = tl.zeros_like(logs)
-    total = logs
-    out = _corner(q, k, before, after, i, 1, DOT, PRECISION)
-    before, after, total = _stretched(before, after, total, i, 1)
-    out += _corner(q, k, before, after, i, 2, DOT, PRECISION)
-    before, after, total = _stretched(before, after, total, i, 2)
-    out += _corner(q, k, before, after, i, 4, DOT, PRECISION)
-    before, after, total = _stretched(before, after, total, i, 4)
-    out += _corner(q, k, before, after, i, 8, DOT, PRECISION)
+    ROWS: tl.constexpr = decays.shape[0]
+    before = tl.zeros_like(decays) + (1.0 if FACTORS else 0.0)
+    after = before
+    total = decays
+    out = _corner(q, k, before, after, i, 1, DOT, PRECISION, FACTORS)
+    before, after, total = _stretched(before, after, total, i, 1, FACTORS)
+    out += _corner(q, k, before, after, i, 2, DOT, PRECISION, FACTORS)
+    before, after, total = _stretched(before, after, total, i, 2, FACTORS)
+    out += _corner(q, k, before, after, i, 4, DOT, PRECISION, FACTORS)
+    before, after, total = _stretched(before, after, total, i, 4, FACTORS)
+    out += _corner(q, k, before, after, i, 8, DOT, PRECISION, FACTORS)
     if ROWS > 16:
-        before, after, total = _stretched(before, after, total, i, 8)
-        out += _corner(q, k, before, after, i, 16, DOT, PRECISION)
+        before, after, total = _stretched(before, after, total, i, 8, FACTORS)
+        out += _corner(q, k, before, after, i, 16, DOT, PRECISION, FACTORS)
     if ROWS > 32:
-        before, after, total = _stretched(before, after, total, i, 16)
-        out += _corner(q, k, before, after, i, 32, DOT, PRECISION)
+        before, after, total = _stretched(before, after, total, i, 16, FACTORS)
+        out += _corner(q, k, before, after, i, 32, DOT, PRECISION, FACTORS)
     if ROWS > 64:
-        before, after, total = _stretched(before, after, total, i, 32)
-        out += _corner(q, k, before, after, i, 64, DOT, PRECISION)
+        before, after, total = _stretched(before, after, total, i, 32, FACTORS)
+        out += _corner(q, k, before, after, i, 64, DOT, PRECISION, FACTORS)
     return out
 
 
@@ -194,19 +217,20 @@ def _corner_adjoint(
     OF: tl.constexpr,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
+    FACTORS: tl.constexpr = False,
 ):
     # what one halving gives to the cotangent of q (0), k (1) or the logs (2)
     second = ((i // HALF) % 2 == 1)[:, None]
     same = (i[:, None] // (2 * HALF)) == (i[None, :] // (2 * HALF))
     here = tl.where(same & second & ((i // HALF) % 2 == 0)[None, :], grad, 0.0).to(DOT)
-    later = tl.where(second, q * tl.exp(before), 0.0)
-    earlier = tl.where(second, 0.0, k * tl.exp(after))
+    later = tl.where(second, q * _left(before, FACTORS), 0.0)
+    earlier = tl.where(second, 0.0, k * _left(after, FACTORS))
     if OF == 0:
-        part = tl.dot(here, earlier.to(DOT), input_precision=PRECISION) * tl.exp(before)
+        part = tl.dot(here, earlier.to(DOT), input_precision=PRECISION) * _left(before, FACTORS)
         return tl.where(second, part, 0.0)
     if OF == 1:
         part = tl.dot(tl.trans(here), later.to(DOT), input_precision=PRECISION)
-        part = part * tl.exp(after)
+        part = part * _left(after, FACTORS)
         return tl.where(second, 0.0, part)
     down = later * tl.dot(here, earlier.to(DOT), input_precision=PRECISION)
     up = earlier * tl.dot(tl.trans(here), later.to(DOT), input_precision=PRECISION)
@@ -214,29 +238,136 @@ def _corner_adjoint(
 
 
 def _tile_scores_adjoint(
-    q, k, logs, grad, i, OF: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr
+    q,
+    k,
+    decays,
+    grad,
+    i,
+    OF: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    FACTORS: tl.constexpr = False,
 ):
-    # cotangent of one argument of _tile_scores
-    ROWS: tl.constexpr = logs.shape[0]
-    before = tl.zeros_like(logs)
-    after = tl.zeros_like(logs)
-    total = logs
-    out = _corner_adjoint(q, k, grad, before, after, i, 1, OF, DOT, PRECISION)
-    before, after, total = _stretched(before, after, total, i, 1)
-    out += _corner_adjoint(q, k, grad, before, after, i, 2, OF, DOT, PRECISION)
-    before, after, total = _stretched(before, after, total, i, 2)
-    out += _corner_adjoint(q, k, grad, before, after, i, 4, OF, DOT, PRECISION)
-    before, after, total = _stretched(before, after, total, i, 4)
-    out += _corner_adjoint(q, k, grad, before, after, i, 8, OF, DOT, PRECISION)
+    # cotangent of one argument of _tile_scores, that of factors aside
+    ROWS: tl.constexpr = decays.shape[0]
+    before = tl.zeros_like(decays) + (1.0 if FACTORS else 0.0)
+    after = before
+    total = decays
+    out = _corner_adjoint(
+        q, k, grad, before, after, i, 1, OF, DOT, PRECISION, FACTORS
+    )
+    before, after, total = _stretched(before, after, total, i, 1, FACTORS)
+    out += _corner_adjoint(
+        q, k, grad, before, after, i, 2, OF, DOT, PRECISION, FACTORS
+    )
+    before, after, total = _stretched(before, after, total, i, 2, FACTORS)
+    out += _corner_adjoint(
+        q, k, grad, before, after, i, 4, OF, DOT, PRECISION, FACTORS
+    )
+    before, after, total = _stretched(before, after, total, i, 4, FACTORS)
+    out += _corner_adjoint(
+        q, k, grad, before, after, i, 8, OF, DOT, PRECISION, FACTORS
+    )
     if ROWS > 16:
-        before, after, total = _stretched(before, after, total, i, 8)
-        out += _corner_adjoint(q, k, grad, before, after, i, 16, OF, DOT, PRECISION)
+        before, after, total = _stretched(before, after, total, i, 8, FACTORS)
+        out += _corner_adjoint(
+            q, k, grad, before, after, i, 16, OF, DOT, PRECISION, FACTORS
+        )
     if ROWS > 32:
-        before, after, total = _stretched(before, after, total, i, 16)
-        out += _corner_adjoint(q, k, grad, before, after, i, 32, OF, DOT, PRECISION)
+        before, after, total = _stretched(before, after, total, i, 16, FACTORS)
+        out += _corner_adjoint(
+            q, k, grad, before, after, i, 32, OF, DOT, PRECISION, FACTORS
+        )
     if ROWS > 64:
-        before, after, total = _stretched(before, after, total, i, 32)
-        out += _corner_adjoint(q, k, grad, before, after, i, 64, OF, DOT, PRECISION)
+        before, after, total = _stretched(before, after, total, i, 32, FACTORS)
+        out += _corner_adjoint(
+            q, k, grad, before, after, i, 64, OF, DOT, PRECISION, FACTORS
+        )
+    return out
+
+
+def _factor_corner(
+    q,
+    k,
+    filled,
+    small,
+    grad,
+    before,
+    after,
+    zeros_b,
+    zeros_a,
+    i,
+    HALF: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    # what one halving gives to the cotangent of the factors: sums over the rows that they reach
+    second = ((i // HALF) % 2 == 1)[:, None]
+    same = (i[:, None] // (2 * HALF)) == (i[None, :] // (2 * HALF))
+    here = tl.where(same & second & ((i // HALF) % 2 == 0)[None, :], grad, 0.0).to(DOT)
+    later = tl.where(second & (zeros_b == 0), q * before, 0.0).to(DOT)
+    earlier = tl.where(second | (zeros_a != 0), 0.0, k * after).to(DOT)
+    down = q * before * tl.dot(here, earlier, input_precision=PRECISION)
+    up = k * after * tl.dot(tl.trans(here), later, input_precision=PRECISION)
+    part = tl.where(second, down, up)
+    count = tl.where(second, zeros_b, zeros_a)
+    behind = tl.where(second, i[:, None] < i[None, :], i[:, None] > i[None, :])
+    near = (i[:, None] // HALF) == (i[None, :] // HALF)
+    reached = tl.where(near & behind, 1.0, 0.0).to(DOT)
+    whole = tl.where(count == 0, part, 0.0).to(DOT)
+    alone = tl.where(count == 1, part, 0.0).to(DOT)
+    quotient = tl.dot(reached, whole, input_precision=PRECISION) / filled
+    return tl.where(small, tl.dot(reached, alone, input_precision=PRECISION), quotient)
+
+
+def _tile_factors_adjoint(q, k, decays, grad, i, DOT: tl.constexpr, PRECISION: tl.constexpr):
+    # cotangent of the factors of _tile_scores; the product of the others is a quotient, unless a
+    # factor is (as good as) zero: then it is made of the others, if none of them is zero too
+    ROWS: tl.constexpr = decays.shape[0]
+    small = tl.abs(decays) < 1e-20
+    filled = tl.where(small, 1.0, decays)
+    zeros = tl.where(small, 1.0, 0.0)
+    before = tl.zeros_like(decays) + 1.0
+    after = before
+    total = filled
+    zeros_b = tl.zeros_like(decays)
+    zeros_a = zeros_b
+    out = _factor_corner(
+        q, k, filled, small, grad, before, after, zeros_b, zeros_a, i, 1, DOT, PRECISION
+    )
+    before, after, total = _stretched(before, after, total, i, 1, True)
+    zeros_b, zeros_a, zeros = _stretched(zeros_b, zeros_a, zeros, i, 1)
+    out += _factor_corner(
+        q, k, filled, small, grad, before, after, zeros_b, zeros_a, i, 2, DOT, PRECISION
+    )
+    before, after, total = _stretched(before, after, total, i, 2, True)
+    zeros_b, zeros_a, zeros = _stretched(zeros_b, zeros_a, zeros, i, 2)
+    out += _factor_corner(
+        q, k, filled, small, grad, before, after, zeros_b, zeros_a, i, 4, DOT, PRECISION
+    )
+    before, after, total = _stretched(before, after, total, i, 4, True)
+    zeros_b, zeros_a, zeros = _stretched(zeros_b, zeros_a, zeros, i, 4)
+    out += _factor_corner(
+        q, k, filled, small, grad, before, after, zeros_b, zeros_a, i, 8, DOT, PRECISION
+    )
+    if ROWS > 16:
+        before, after, total = _stretched(before, after, total, i, 8, True)
+        zeros_b, zeros_a, zeros = _stretched(zeros_b, zeros_a, zeros, i, 8)
+        out += _factor_corner(
+            q, k, filled, small, grad, before, after, zeros_b, zeros_a, i, 16, DOT, PRECISION
+        )
+    if ROWS > 32:
+        before, after, total = _stretched(before, after, total, i, 16, True)
+        zeros_b, zeros_a, zeros = _stretched(zeros_b, zeros_a, zeros, i, 16)
+        out += _factor_corner(
+            q, k, filled, small, grad, before, after, zeros_b, zeros_a, i, 32, DOT, PRECISION
+        )
+    if ROWS > 64:
+        before, after, total = _stretched(before, after, total, i, 32, True)
+        zeros_b, zeros_a, zeros = _stretched(zeros_b, zeros_a, zeros, i, 32)
+        out += _factor_corner(
+            q, k, filled, small, grad, before, after, zeros_b, zeros_a, i, 64, DOT, PRECISION
+        )
     return out
 
 

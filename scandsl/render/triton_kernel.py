@@ -274,7 +274,8 @@ class KernelRenderer:
         n = self.names.tensor(name)
         own = self.prepared[name].dims
         base = self._row_base(n, "HEADS", "", own)
-        return self._loaded(n, f"{n}_ptr + {self._offset(base, own, own, rows=True)}", "", own)
+        pointer = f"{n}_ptr + {self._offset(base, own, own, rows=True)}"
+        return self._loaded(n, pointer, self._mask((ROW, *own), rows=True), own)
 
     def _param(self, name: str, dims: Dims) -> Tile:
         n = self.names.tensor(name)

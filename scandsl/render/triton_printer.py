@@ -21,6 +21,7 @@ from scandsl.ir.nodes import (
     Clamp,
     Const,
     Contract,
+    CumProd,
     CumSum,
     Dims,
     Every,
@@ -48,8 +49,10 @@ from scandsl.ir.nodes import (
     ScoresAdjoint,
     Segment,
     SegmentAdjoint,
+    SegmentProduct,
     Select,
     Size,
+    Spread,
     Stack,
     StopGrad,
     Time,
@@ -255,14 +258,19 @@ class TritonPrinter:
                     here = f"{self._offsets(dim, value.dims)} == {index}"
                     text = self.assign(f"tl.where({here}, {self.aligned(x, value.dims)}, {text})")
                 return Tile(text, True, frozenset())
-            case Scores(q, k, a, _, _, over):
+            case CumProd():
+                return self._cumprod(value.op)
+            case SegmentProduct(x, exclusive=exclusive):
+                return self._segment_product(x, exclusive)
+            case Scores(q, k, a, _, _, over, factors):
                 texts = ", ".join(self.cleaned(r, (over,)) for r in (q, k, a))
-                return self._plain(f"_tile_scores({texts}, i, DOT, PRECISION)")
-            case ScoresAdjoint(q, k, a, g, _, _, over, of):
-                texts = ", ".join(self.cleaned(r, (over,)) for r in (q, k, a))
-                place = "qka".index(of)
-                text = f"_tile_scores_adjoint({texts}, {self.named(g)}, i, {place}, DOT, PRECISION)"
-                return self._plain(text)
+                return self._plain(f"_tile_scores({texts}, i, DOT, PRECISION{_factors(factors)})")
+            case ScoresAdjoint():
+                return self._scores_adjoint(value.op)
+            case Spread(m, x, a, _, _, over, factors):
+                texts = ", ".join(self.cleaned(r, (over,)) for r in (x, x, a))
+                tail = f"i, 0, DOT, PRECISION{_factors(factors)}"
+                return self._plain(f"_tile_scores_adjoint({texts}, {self.named(m)}, {tail})")
             case Time() | Every() | Prev() | MakeComplex() | Lag() | LagState() | Grad():
                 raise InternalError(f"{type(value.op).__name__} has no place in a kernel")
             case unreachable:
@@ -452,6 +460,44 @@ class TritonPrinter:
         root = self.assign(f"tl.rsqrt({power} + {op.eps!r})")
         return Tile(f"({x} * {self._spread(root, kept, dims)})", False, clean | frozenset(op.over))
 
+    def _scores_adjoint(self, op: ScoresAdjoint) -> Tile:
+        texts = ", ".join(self.cleaned(r, (op.over,)) for r in (op.q, op.k, op.a))
+        texts = f"{texts}, {self.named(op.g)}, i"
+        if op.factors and op.of == "a":
+            return self._plain(f"_tile_factors_adjoint({texts}, DOT, PRECISION)")
+        place = "qka".index(op.of)
+        tail = f"{place}, DOT, PRECISION{_factors(op.factors)}"
+        return self._plain(f"_tile_scores_adjoint({texts}, {tail})")
+
+    def _cumprod(self, op: CumProd) -> Tile:
+        dims = self.dims(op.x)
+        axis = dims.index(op.dim)
+        name = self._shifted(op.x, op.dim, op.reverse) if op.exclusive else self.named(op.x)
+        flag = ", reverse=True" if op.reverse else ""
+        return self._plain(f"tl.cumprod({name}, {axis}{flag})")
+
+    def _shifted(self, x: Ref, dim: str, reverse: bool) -> str:
+        """Each row's predecessor (or, reversed, successor); 1 where there is none."""
+        dims, name = self.dims(x), self.named(x)
+        offsets, place = self.axis[dim].offsets, self._offsets(dim, dims)
+        step, least = ("+ 1", "tl.minimum") if reverse else ("- 1", "tl.maximum")
+        edge = f"{self.axis[dim].block} - 1" if reverse else "0"
+        if len(dims) == 1:
+            near = f"{offsets}[None, :] == {offsets}[:, None] {step}"
+            moved = self.assign(f"tl.sum(tl.where({near}, {name}[None, :], 0.0), 1)")
+        else:
+            inner = f"tl.broadcast_to({least}({place} {step}, {edge}), {self.shape(dims)})"
+            moved = self.assign(f"tl.gather({name}, {self.assign(inner)}, {dims.index(dim)})")
+        return self.assign(f"tl.where({place} == {edge}, 1.0, {moved})")
+
+    def _segment_product(self, x: Ref, exclusive: bool) -> Tile:
+        name = self._shifted(x, self.dims(x)[0], False) if exclusive else self.named(x)
+        first = "i[None, :] + 1" if exclusive else "i[None, :]"
+        factors = self.assign(f"tl.where(i[:, None] > {first}, {name}[:, None], 1.0)")
+        total = self.assign(f"tl.cumprod({factors}, 0)")
+        sign = ">" if exclusive else ">="
+        return self._plain(f"tl.where(i[:, None] {sign} i[None, :], {total}, 0.0)")
+
     def _segment(self, x: Ref) -> Tile:
         later = self.assign(f"tl.where(i[:, None] > i[None, :], {self.named(x)}[:, None], 0.0)")
         total = self.assign(f"tl.cumsum({later}, 0)")
@@ -498,6 +544,10 @@ class Axis:
     mask: str
     size: str
     padded: bool
+
+
+def _factors(factors: bool) -> str:
+    return ", FACTORS=True" if factors else ""
 
 
 def _hint(value: Value) -> str | None:
