@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +24,17 @@ _REDUCE = {
     "sum": torch.sum, "mean": torch.mean, "max": torch.amax, "min": torch.amin,
     "logsumexp": torch.logsumexp,
 }  # fmt: skip
+
+
+def left(a: Tensor, op: n.Scores | n.ScoresAdjoint | n.Spread) -> Tensor:
+    """`[i, j, k]`: what the decays strictly between rows j and i leave; zero for i ≤ j."""
+    zero = a.new_zeros(a.shape[-1])
+    rows = []
+    for i in range(len(a)):
+        between = [a[j + 1 : i] for j in range(i)]
+        weights = [x.prod(0) if op.factors else x.sum(0).exp() for x in between]
+        rows.append(torch.stack([*weights, *[zero] * (len(a) - i)]))
+    return torch.stack(rows)
 
 
 class Evaluator:
@@ -93,6 +104,11 @@ class Evaluator:
             case n.Normalize("l2norm", x, over, eps):
                 axes = tuple(self._axis(x, d) for d in over)
                 return self(x) * (self(x).square().sum(axes, keepdim=True) + eps).rsqrt()
+            case n.Normalize("softmax", x, (over,)):
+                return self(x).softmax(self._axis(x, over))
+            case n.Inverse(x, row, column):
+                below = self(x, (row, column)).tril(-1)
+                return torch.linalg.inv(torch.eye(len(below), dtype=below.dtype) - below)
             case n.Rename(x, pairs):
                 table = dict(pairs)
                 names = [table.get(d, d) for d in self.values[x].dims]
@@ -110,6 +126,12 @@ class Evaluator:
                 return torch.stack([self(x, rest) for x in xs], dims.index(dim))
             case n.CumSum(x, dim, reverse, exclusive):
                 return self._running(self(x), self._axis(x, dim), reverse, exclusive)
+            case n.CumProd(x, dim, reverse, exclusive):
+                return self._running(self(x), self._axis(x, dim), reverse, exclusive, torch.prod)
+            case n.SegmentProduct(x, exclusive=exclusive):
+                return self._segment_product(self(x), exclusive)
+            case n.Scores() | n.ScoresAdjoint() | n.Spread():
+                return self._decayed(value.op, dims)
             case n.Segment(x):
                 return self._segment(self(x))
             case n.SegmentAdjoint(g, row, column):
@@ -121,7 +143,34 @@ class Evaluator:
         order = [d for d in dims if d not in own] + list(own)
         return self.leaves[name].permute([order.index(d) for d in dims])
 
-    def _running(self, x: Tensor, axis: int, reverse: bool, exclusive: bool) -> Tensor:
+    def _decayed(self, op: n.Scores | n.ScoresAdjoint | n.Spread, dims: n.Dims) -> Tensor:
+        """By the definitions; adjoints by autograd."""
+        wide, square = (op.row, op.over), (op.row, op.column)
+        order = [wide.index(d) for d in dims] if set(dims) == set(wide) else [0, 1]
+        a = self(op.a, wide)
+        if isinstance(op, n.Spread):
+            out = torch.einsum("ij,jv,ijv->iv", self(op.m, square), self(op.x, wide), left(a, op))
+            return out.permute(order)
+        q, k = self(op.q, wide), self(op.k, wide)
+        if isinstance(op, n.Scores):
+            return torch.einsum("ik,jk,ijk->ij", q, k, left(a, op))
+        leaves = {
+            name: x.detach().clone().requires_grad_()
+            for name, x in zip("qka", (q, k, a), strict=True)
+        }
+        with torch.enable_grad():
+            weights = left(leaves["a"], op)
+            scores = torch.einsum("ik,jk,ijk->ij", leaves["q"], leaves["k"], weights)
+            return torch.autograd.grad(scores, leaves[op.of], self(op.g, square))[0].permute(order)
+
+    def _running(
+        self,
+        x: Tensor,
+        axis: int,
+        reverse: bool,
+        exclusive: bool,
+        total: Callable[..., Tensor] = torch.sum,
+    ) -> Tensor:
         x = x.movedim(axis, 0)
         places = range(x.shape[0])
         rows = []
@@ -129,8 +178,15 @@ class Evaluator:
             inside = [
                 m for m in places if (m > i if reverse else m < i) or (m == i and not exclusive)
             ]
-            rows.append(sum((x[m] for m in inside), torch.zeros_like(x[0])))
+            rows.append(total(x[inside], 0))
         return torch.stack(rows).movedim(0, axis)
+
+    def _segment_product(self, x: Tensor, exclusive: bool) -> Tensor:
+        out = torch.zeros((len(x), len(x)), dtype=x.dtype)
+        for i in range(len(x)):
+            for j in range(i if exclusive else i + 1):
+                out[i, j] = x[j + 1 : i if exclusive else i + 1].prod()
+        return out
 
     def _segment(self, x: Tensor) -> Tensor:
         out = torch.full((len(x), len(x)), -torch.inf, dtype=x.dtype)

@@ -18,21 +18,21 @@ from scandsl.analysis import analyse
 from scandsl.analysis.program import Form, Program
 from scandsl.diagnostics import Source
 from scandsl.driver import check
-from scandsl.ir.nodes import Binary, Iota, Recurrence
+from scandsl.ir.nodes import Binary, Iota, Range, Recurrence
 from scandsl.kernels.backward import Backward, backward_program, cotangent
 from scandsl.kernels.chunk import chunk_program
-from scandsl.kernels.program import COLUMN, POSITION, ROW, ChunkProgram
+from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, ChunkProgram
 from scandsl.reference import interpret
 from scandsl.testing.compare import relative_rms
 from scandsl.testing.data import Layout, draw
 from tests.evaluate import Evaluator
 from tests.generated import ROOT
 
-SIZES = {"K": 3, "V": 2, "D": 3, "N": 3, "P": 2, "R": 2}
+SIZES = {"K": 3, "V": 2, "D": 3, "N": 3, "P": 2, "R": 2, "M": 3}
 TIME, CHUNK = 11, 4  # the last chunk holds three tokens
 BOUND = 1e-11
 RESETS = torch.tensor([2, 4, 5, 9])  # steps at which a gate that may be −∞ is
-FILES = ("tests/specs/chunk.scan", "tests/specs/analysis.scan", *(
+FILES = (*(f"tests/specs/{x}.scan" for x in ("chunk", "decays", "analysis")), *(
     f"examples/{x}.scan" for x in ("linear_attention", "retnet", "mamba2", "simple_gla")
 ))  # fmt: skip
 
@@ -69,7 +69,7 @@ class Chunked:
         self.size = size
         self.time = next(iter(self.inputs.values())).shape[0]
         sizes = {d.name: d.size or SIZES[d.base or d.name] for d in recurrence.dims}
-        self.sizes = {**sizes, ROW: size, COLUMN: size}
+        self.sizes = {**sizes, ROW: size, COLUMN: size, INNER: size}
         self.scalars = {s.name: self._default(s.default) for s in recurrence.scalars}
         declared = (*recurrence.inputs, *recurrence.params, *recurrence.states)
         layouts = {x.name: x.dims for x in (*declared, *recurrence.outputs)}
@@ -140,6 +140,10 @@ class Chunked:
 # ---------------------------------------------------------------- the judge
 
 
+def _holds_zero(r: Range) -> bool:
+    return -math.inf < r.low <= 0 <= r.high < math.inf and not (r.low == 0 and r.low_open)
+
+
 def drawn(recurrence: Recurrence, time: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Tensors and a carried state, of one sequence and one head, in float64."""
     sizes = {d.name: SIZES[d.name] for d in recurrence.dims if not d.size and not d.base}
@@ -149,6 +153,8 @@ def drawn(recurrence: Recurrence, time: int) -> tuple[dict[str, Tensor], dict[st
     for x in recurrence.inputs:
         if x.range is not None and x.range.low == -math.inf and not x.range.low_open:
             data.tensors[x.name][:, RESETS[time > RESETS]] = -math.inf
+        elif x.range is not None and _holds_zero(x.range):  # exact zeros, one or two in a chunk
+            data.tensors[x.name][:, RESETS[time > RESETS]] = 0.0
     return data.tensors, data.initial_state
 
 

@@ -63,8 +63,8 @@ class Separator:
             case Unary("neg", x):
                 return self._scaled(self._split(x), None)
             case Unary("exp", x) if value.kind is Kind.REAL:
-                found = self._sides(x)
-                return found and [(b.exp(found[0]), b.exp(found[1]))]
+                sides = self._sides(x)
+                return sides and [(b.exp(sides[0]), b.exp(sides[1]))]
             case Expand(x):
                 return self._split(x)
             case Cast(x) if value.kind in (Kind.REAL, Kind.COMPLEX):

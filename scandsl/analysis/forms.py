@@ -120,7 +120,8 @@ def _class_fault(recurrence: Recurrence, component: Component) -> Fault | None:
     if len(component.states) != 1 or component.memories or component.reason:
         detail = f" ({component.reason})" if component.reason else ""
         return Fault(later + detail, component.culprit)
-    if component.transition not in _CHUNKED:
+    vector = component.transition is Transition.ELEMENTWISE and not component.contracted
+    if component.transition not in _CHUNKED and not vector:
         culprit = next((_weight(e) for e in component.events if _marks(e)), None)
         text = "" if culprit is None else f" (`{show(recurrence.values, culprit)}`)"
         return Fault(later + text, culprit)

@@ -68,13 +68,13 @@ class Decays:
 
     def among(self, events: Sequence[Event]) -> Ref | None:
         """The unit of the decays among some events of the step, per row."""
-        return self._joined(*(self._value(e) for e in events if self._mine(e)))
+        return self._joined(*(self._value(e) for e in self._mine(events)))
 
-    def _mine(self, event: Event) -> bool:
-        return any(event is e for e in self.own)
+    def _mine(self, events: Sequence[Event]) -> list[Decay]:
+        return [own for e in events for own in self.own if own is e]
 
     def _count(self, events: Sequence[Event]) -> int:
-        return sum(self._mine(e) for e in events)
+        return len(self._mine(events))
 
     def _step(self) -> Ref | None:
         """The unit of the whole step: none in rows without token, where nothing decays."""
@@ -107,22 +107,20 @@ class Decays:
             return self._running(step)
         return self._joined(self._running(step, exclusive=True), self.among(before))
 
-    def to_end(self, place: int, x: Ref | None) -> Ref | None:
-        """What is left at the chunk's end of `x`, added at an event of each row.
+    def to_end(self, place: int) -> Ref | None:
+        """What is left at the chunk's end of 1, added at an event of each row.
 
-        `None` for `x` is 1; the result is `None` if nothing decays.  Zero in rows without token.
+        Zero in rows without token; `None` if nothing decays.
         """
         b, step = self.b, self._step()
         if step is None:
-            return x
+            return None
         rest = self._running(step, reverse=True, exclusive=True)
         unit = self._joined(rest, self.among(self.events[place + 1 :]))
         assert unit is not None
         if self.factors:
-            weight = b.where(self.row, unit, b.const(0.0))
-        else:
-            weight = b.exp(b.where(self.row, unit, b.infinity(negative=True)))
-        return weight if x is None else b.mul(x, weight)
+            return b.where(self.row, unit, b.const(0.0))
+        return b.exp(b.where(self.row, unit, b.infinity(negative=True)))
 
     def whole(self) -> Ref | None:
         """The factor of the whole chunk."""

@@ -237,13 +237,13 @@ class MatrixState:
     def _seen(self, place: int, q: Ref | None, over: Dims, term: Term, value: Ref) -> Ref:
         """What an observer sees of a term whose value is known."""
         b = self.b
+        one = b.expand(b.const(1.0), (ROW,))
+        base = one if term.base is None else term.base
         vector, seen = term.base, value
-        if q is None and term.base is not None:
-            vector, seen = None, b.mul(term.base, value)
-        elif q is not None and set(over) != set(self.contracted):  # it sums over the free side
-            vector, seen = value, term.base
-        if seen is None:
-            seen = b.expand(b.const(1.0), (ROW,))
+        if q is None:
+            vector, seen = None, b.mul(base, value)
+        elif set(over) != set(self.contracted):  # it sums over the free side
+            vector, seen = value, base
         matrix, own = self._response(place, q, over, vector, term.place)
         across = self._sides(over)[1]
         if across is None:
@@ -395,12 +395,12 @@ class MatrixState:
             if value is None:
                 continue
             base = term.base
-            if self.key_decays is not None:
-                base = self.key_decays.to_end(term.place, base)
-            else:
-                value = self.plain.to_end(term.place, value)
-            if self.value_decays is not None:
-                value = self.value_decays.to_end(term.place, value)
+            for side in sides:
+                weight = side.to_end(term.place)
+                if weight is not None and side is self.key_decays and base is not None:
+                    base = b.mul(base, weight)
+                elif weight is not None:
+                    value = b.mul(value, weight)
             if not left:
                 value = b.where(self.row, value, b.const(0.0))
             added = b.sum(value, (ROW,)) if base is None else b.contract(base, value, (ROW,))

@@ -170,13 +170,13 @@ class _Cutter:
             case CumProd(_, dim):
                 self._forbid((frozenset((dim,)) & self.cut) | union)
             case Spread():
-                self._forbid((frozenset((value.op.over,)) & self.cut & parts[0]) | parts[2])
-                self._forbid(parts[0] & parts[1])
+                self._forbid((parts[0] & parts[1]) | parts[2])
                 return union
-            case Scores() | ScoresAdjoint():
-                along = frozenset((value.op.over,))
-                self._forbid((along & self.cut) | parts[0] | parts[1] | parts[2])
-                return union  # linear in the cotangent
+            case Scores(over=along):
+                self._forbid((frozenset((along,)) & self.cut) | union)
+            case ScoresAdjoint():
+                self._forbid(parts[0] | parts[1] | parts[2])
+                return union  # linear in the cotangent, by itself for each entry of `over`
             case Segment() | SegmentProduct() | Inverse() | Insert() | Stack():
                 self._forbid(union)
             case Input() | Load() | Param():
