@@ -48,10 +48,13 @@ class ChunkTorch(ChunkForm):
         forward, backward = f"_{self.name}_chunk_forward", f"_{self.name}_chunk_backward"
         shapes = f"_{self.name}_chunk_saved"
         parts = [
-            self._forward(forward),
+            self.forward_function(
+                forward, "All chunks at once; a loop over chunks hands on the states."
+            ),
             "\n".join(self.saved_shapes(shapes, self._chunk_length('sizes.dim["{}"]'), False)),
         ]
-        source = "\n\n\n".join([*parts, self._backward(backward)])
+        doc = "The same chunks against time; a loop hands on the states' cotangents."
+        source = "\n\n\n".join([*parts, self.backward_function(backward, doc)])
         saved = tuple(self.kept(self.forward))
         return RenderedForm("torch", source + "\n", forward, backward, saved, shapes)
 
@@ -404,7 +407,8 @@ class ChunkTorch(ChunkForm):
         text = self._moved(text, 4, own, store.dims)
         return call(target, "_tokens", [text, "chunks", "heads", dtype])
 
-    def _forward(self, name: str) -> str:
+    def forward_function(self, name: str, doc: str) -> str:
+        """The forward, or what else the forward program says."""
         names = self._names()
         kept: dict[str, str] = {}
         lines = self._prelude()
@@ -425,13 +429,10 @@ class ChunkTorch(ChunkForm):
         lines.append(f"saved = {tuple_of(self.kept(self.forward))} if save else ()")
         lines.append(f"return {tuple_of(outputs)}, {tuple_of(finals)}, saved")
         head = definition(name, [*self.parameters(), "save", "allow_tf32"])
-        doc = [
-            '"""All chunks at once; a loop over chunks hands on the states."""',
-            "del allow_tf32",
-        ]
-        return "\n".join([*head, *indented([*doc, *lines])])
+        return "\n".join([*head, *indented([f'"""{doc}"""', "del allow_tf32", *lines])])
 
-    def _backward(self, name: str) -> str:
+    def backward_function(self, name: str, doc: str) -> str:
+        """The backward, or as much of it as the backward program holds."""
         program = self.backward.program
         names = self._names()
         kept = {c.name: f"kept_{self.arg[c.name]}" for c in self.forward.carries}
@@ -458,8 +459,7 @@ class ChunkTorch(ChunkForm):
         lines += [f"gradients = {tuple_of(results)}"]
         lines.append(f"return gradients, {tuple_of(ends)}")
         head = definition(name, parameters)
-        doc = ['"""The same chunks against time; a loop hands on the states\' cotangents."""']
-        return "\n".join([*head, *indented([*doc, "del allow_tf32", *lines])])
+        return "\n".join([*head, *indented([f'"""{doc}"""', "del allow_tf32", *lines])])
 
     def _gradient(self, target: str, tensor: Tensor, store: Store, text: str) -> list[str]:
         """The cotangent of a tensor in its own layout and dtype."""

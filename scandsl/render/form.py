@@ -6,6 +6,37 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class RenderedMove:
+    """How a slice of time moves one part of the state, as text of the module.
+
+    `dims` are the sizes of `M`, the first `over` of which are summed over and come twice.  `moved`
+    and `back` are the einsum of `M` with a state and with a cotangent, empty for the identity.
+    """
+
+    dims: tuple[str, ...] = ()
+    over: int = 0
+    level: int = 0
+    moved: str = ""
+    back: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedSlices:
+    """What the composition of slices of time needs beside a form.
+
+    `maps(*tensors, *scalars, *starts, *map_starts, cu_seqlens, save, allow_tf32)` gives `((), ends,
+    ())`: the ends of the states, then of the maps.  `ends` is the form's backward without the
+    gradients of its tensors (`None`: the backward itself serves).  There is one move for each part
+    of the state that is no position.
+    """
+
+    source: str
+    maps: str
+    ends: str | None
+    moves: tuple[RenderedMove, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RenderedForm:
     """Two functions of a generated module, with one calling convention for every form.
 
@@ -24,3 +55,4 @@ class RenderedForm:
     backward: str
     saved: tuple[str, ...]
     saved_shapes: str
+    slices: RenderedSlices | None = None

@@ -7,6 +7,8 @@ and, as far as its values fit into tiles, on Triton.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from scandsl.analysis.program import Form
 from scandsl.kernels.backward import backward_program
 from scandsl.kernels.chunk import chunk_program
@@ -19,6 +21,7 @@ from scandsl.render.functions import FunctionPrinter
 from scandsl.render.lowering import Lowered
 from scandsl.render.scan import ScanNames
 from scandsl.render.sequential import render_sequential
+from scandsl.render.slices import render_slices
 from scandsl.render.template import fill
 from scandsl.render.triton_expressions import HELPERS
 from scandsl.render.triton_kernel import unprintable
@@ -36,10 +39,13 @@ def forms_of(
     name = names.private.strip("_")
     arguments = names.inner
     torch = ChunkTorch(recurrence, arguments, name, forward, backward, plan.chunk)
-    forms = [torch.render()]
-    printer.helpers.update(torch.helpers)
+    slices, helpers = render_slices(torch)
+    forms = [replace(torch.render(), slices=slices)]
+    printer.helpers.update(torch.helpers, helpers)
     if unprintable(forward) is None and unprintable(backward.program) is None:
-        forms.append(ChunkTriton(recurrence, arguments, name, forward, backward).render())
+        triton = ChunkTriton(recurrence, arguments, name, forward, backward).render()
+        shared = None if slices is None else replace(slices, source="", ends=None)
+        forms.append(replace(triton, slices=shared))
     return tuple(forms)
 
 

@@ -32,7 +32,7 @@ from scandsl.render.lowering import initial_values, lower, whole_step
 from scandsl.render.names import Names, PublicNames, argument_name, ascii_name
 from scandsl.render.scan import ScanNames, base_names, scan_names
 from scandsl.render.shake import shaken
-from scandsl.render.tables import scan_table, state_lines, state_shape
+from scandsl.render.tables import scan_table, slices_table, state_lines, state_shape
 from scandsl.render.template import fill
 from scandsl.render.tidy import tidied
 from scandsl.render.torch_printer import Scope, Text, TorchPrinter
@@ -77,7 +77,7 @@ def render_module(plans: Sequence[Plan], source: Source) -> str:
             "exported": sorted(exported),
             "backends": ", ".join(f'"{b}"' for b in backends),
             "reads_environment": "os.environ" in extra_runtime,
-            "runtime": fill("runtime", {}).strip("\n"),
+            "runtime": _runtime(),
             "operations": operations,
             "extra_runtime": extra_runtime,
             "public": [p.public for p in parts],
@@ -88,9 +88,14 @@ def render_module(plans: Sequence[Plan], source: Source) -> str:
     return tidied(shaken(text)).rstrip("\n") + "\n"
 
 
+def _runtime() -> str:
+    """What every scan uses."""
+    return "\n\n\n".join(fill(name, {}).strip("\n") for name in ("runtime", "ranks"))
+
+
 def _digest(sections: Sequence[_Section], source: Source, extra_runtime: str) -> str:
     """A hash of the spec, the options and everything that is printed for it."""
-    words = [source.text, __version__, extra_runtime, fill("runtime", {})]
+    words = [source.text, __version__, extra_runtime, _runtime()]
     words += [block for section in sections for f in section.forms for block in (f.source,)]
     words += [repr(section.recurrence) for section in sections]
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
@@ -199,13 +204,18 @@ class _Section:
             "scalars": "\n".join(self._scalars()),
             "start": "\n".join(self._start()),
             "naive": "\n".join(self._naive()),
-            "forms": [f.source.strip("\n") for f in self.forms],
+            "forms": [*(f.source.strip("\n") for f in self.forms), *self._slices()],
         }
         return _Parts(
             fill("scan_public", self._public()).strip("\n"),
             fill("scan", computed).strip("\n"),
             fill("scan_tables", tables).strip("\n"),
         )
+
+    def _slices(self) -> list[str]:
+        """The functions that compose slices of time."""
+        found = [f.slices for f in self.forms if f.slices is not None]
+        return [s.source.strip("\n") for s in found if s.source]
 
     def _public(self) -> dict[str, object]:
         """What the template of the public functions takes."""
@@ -264,7 +274,8 @@ class _Section:
 
     def _run_call(self) -> list[str]:
         scalars = self._scalar_tuple()
-        arguments = [f"{self.names.table}_OPERATOR", "given", scalars, "call", "allow_tf32"]
+        arguments = [f"{self.names.table}_OPERATOR", "given", scalars, "call"]
+        arguments += ["allow_tf32", "output_final_state"]
         return indented(bracketed("results = _run(", arguments, ")", 8), 2)
 
     def _start_call(self) -> list[str]:
@@ -399,6 +410,8 @@ class _Section:
         for form in self.forms:
             lines.append(f'        "{form.backend}": _Form(')
             lines += [f"            {f}," for f in (form.forward, form.backward, form.saved_shapes)]
+            if form.slices is not None:
+                lines += indented(slices_table(form.slices), 3)
             lines.append("        ),")
         lines.append("    },")
         lines.append(f"    saved={max(len(f.saved) for f in self.forms)},")
@@ -466,7 +479,7 @@ class _Section:
             "    output_final_state: whether to return the state behind the last token",
             "    cu_seqlens: [N + 1] offsets of N sequences packed along T, with B = 1",
             f"    backend: one of {', '.join(self.backends)}",
-            "    group: for several devices; not supported yet",
+            "    group: a group of torch.distributed; each rank passes its slice of time",
             "    check: verify the declared ranges and `cu_seqlens`; this looks at values",
             "    allow_tf32: let float32 products use tf32",
             "",

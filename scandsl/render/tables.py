@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from scandsl.ir.nodes import Dims, Recurrence, Tensor
+from scandsl.render.form import RenderedMove, RenderedSlices
 from scandsl.render.layout import WIDTH
 from scandsl.render.scan import ScanNames, StatePart, axis_order, base_names
 
@@ -126,6 +127,26 @@ def _field(recurrence: Recurrence, name: str, dims: Dims, kind: str, depth: int,
     if of:
         items.append(f'of="{of}"')
     return Node("_Field(", tuple(items), ")")
+
+
+def slices_table(slices: RenderedSlices) -> list[str]:
+    """The `_Slicing(...)` of one form, and the comma behind it."""
+    items = (
+        slices.maps,
+        slices.ends or "None",
+        Node("moves=(", tuple(map(_move, slices.moves)), ")"),
+    )
+    lines = rendered(Node("_Slicing(", items, ")"), 12, 1)
+    return [*lines[:-1], lines[-1] + ","]
+
+
+def _move(move: RenderedMove) -> Node:
+    items = [f"level={move.level}"] if move.level else []
+    if move.moved:
+        items += [f'moved="{move.moved}"', f'back="{move.back}"']
+    if move.dims:
+        items += [f"dims={strings(move.dims)}", f"over={move.over}"]
+    return Node("_Move(", tuple(items), ")")
 
 
 def state_lines(parts: tuple[StatePart, ...], name: str) -> list[str]:
