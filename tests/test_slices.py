@@ -49,6 +49,14 @@ scan timed:  # looks at its position; one output for each of two states
     output p = q @ z
 """
 
+BOTH = """
+scan both:  # decays along both sides, one of them of any sign
+    input q[K], k[K], v[V], g[K] in (-inf, 0], d[V]
+    state S[K, V]
+    S = (1 - 0.1 * d) * exp(g) * S + k * v
+    output o[V] = q @ S
+"""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -83,6 +91,10 @@ CASES = (
     Case("rwkv7", "rwkv7", uneven=True),
     Case("delta_product", "delta_product", carried=False),
     Case("retnet", "retnet"),
+    Case("oja", "gated_oja_rule", uneven=True),
+    Case("slots", "gated_slot_attention"),
+    Case("min_gru-packed", "min_gru", LONG),
+    Case("both", BOTH, uneven=True),
     Case("chained", CHAINED, uneven=True),
     Case("chained-packed", CHAINED, PACKED),
     Case("timed", TIMED, uneven=True),
