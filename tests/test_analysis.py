@@ -137,6 +137,7 @@ CHUNKED = (
     "analysis:gate_from_state", "analysis:mean_read", "analysis:pure_map",
     "analysis:both_gates", "analysis:free_gate", "analysis:oja_read", "analysis:static_entries",
     "exponential_moving_average:exponential_moving_average", "gated_oja_rule:gated_oja_rule",
+    "based:based",
     "gated_slot_attention:gated_slot_attention", "hgrn2:hgrn2", "min_gru:min_gru", "rg_lru:rg_lru",
     "delta_net:delta_net", "delta_product:delta_product", "gated_delta_rule:gated_delta_rule",
     "gla:gla", "kimi_delta_attention:kimi_delta_attention", "rwkv6:rwkv6", "rwkv7:rwkv7",
@@ -164,7 +165,8 @@ def test_whatever_is_sequential_says_why(name: str) -> None:
 
 REASONS = {
     "gru:gru": "`(1 - z) * h` is a product of two values that both depend on the state",
-    "analysis:per_column": "the update `k` has a strength per column; this is to come",
+    "analysis:per_column": "the update `k` has a strength per column, "
+    "so that no inverse is shared by the columns",
     "analysis:whole": "the state is read as a whole in `S`, not by a query",
     "analysis:everywhere": "the decay `where(every 2, 0.5, 1)` depends on an `every` block",
     "analysis:lagged": "the scan remembers `lag(k, 1)`; chunks beside lags are still to come",

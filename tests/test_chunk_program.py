@@ -28,11 +28,11 @@ from scandsl.testing.data import Layout, draw
 from tests.evaluate import Evaluator
 from tests.generated import ROOT
 
-SIZES = {"K": 3, "V": 2, "D": 3, "N": 3, "P": 2, "R": 2, "M": 3}
+SIZES = {"K": 3, "V": 2, "D": 3, "N": 3, "P": 2, "R": 2, "M": 3, "J": 2, "W": 4}
 TIME, CHUNK = 11, 4  # the last chunk holds three tokens
 BOUND = 1e-11
 RESETS = torch.tensor([2, 4, 5, 9])  # steps at which a gate that may be −∞ is
-FILES = (*(f"tests/specs/{x}.scan" for x in ("chunk", "decays", "analysis")), *(
+FILES = (*(f"tests/specs/{x}.scan" for x in ("chunk", "decays", "wide", "analysis")), *(
     f"examples/{x}.scan" for x in ("linear_attention", "retnet", "mamba2", "simple_gla")
 ))  # fmt: skip
 

@@ -1,7 +1,8 @@
 """Decays of every kind over several chunks: zeros, signs, resets, along either dimension.
 
-In `specs/decays.scan` each scan has a structure of its own.  Here they run packed and plain, with a
-carried state, against the judge; and exact zeros are put where a decay may be one.
+In `specs/decays.scan` each scan has a structure of its own; in `specs/wide.scan` states have three
+dimensions.  Here they run packed and plain, with a carried state, against the judge; and exact
+zeros are put where a decay may be one.
 """
 
 from __future__ import annotations
@@ -24,23 +25,24 @@ from tests.generated import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy in the interpreter
 
-PATH = ROOT / "tests" / "specs" / "decays.scan"
-SIZES = {"K": 3, "V": 5, "D": 4, "M": 2}
-TRITON = ("signed_late", "signed_key", "value_between", "both_apart", "oja_turned")
+FILES = [ROOT / "tests" / "specs" / f"{x}.scan" for x in ("decays", "wide")]
+SIZES = {"K": 3, "V": 5, "D": 4, "M": 2, "J": 2, "W": 4}
+TRITON = ("signed_late", "signed_key", "value_between", "both_apart", "oja_turned", "quadratic")
 
 
 @cache
 def recurrences() -> dict[str, Recurrence]:
-    return {r.name: r for r in check(read_source(PATH)).recurrences}
+    return {r.name: r for path in FILES for r in check(read_source(path)).recurrences}
 
 
 @cache
-def module() -> ModuleType:
-    return load(PATH, chunk=16)
+def module(name: str) -> ModuleType:
+    modules = [load(path, chunk=16) for path in FILES]
+    return next(m for m in modules if hasattr(m, name))
 
 
 def sizes(recurrence: Recurrence) -> dict[str, int]:
-    return {d.name: SIZES[d.name] for d in recurrence.dims}
+    return {d.name: SIZES[d.name] for d in recurrence.dims if d.base is None}
 
 
 def cases(recurrence: Recurrence) -> list[Case]:
@@ -56,7 +58,7 @@ def cases(recurrence: Recurrence) -> list[Case]:
 def test_chunks_agree_with_the_judge(name: str) -> None:
     recurrence = recurrences()[name]
     for run in runs(
-        recurrence, module(), cases(recurrence), only=("torch",), dtypes=(torch.float64,)
+        recurrence, module(name), cases(recurrence), only=("torch",), dtypes=(torch.float64,)
     ):
         assert run.ok, (run.case, run.failure, [v for v in run.verdicts if not v.ok])
 
@@ -65,7 +67,7 @@ def test_chunks_agree_with_the_judge(name: str) -> None:
 def test_triton_agrees_with_the_judge(name: str) -> None:
     recurrence = recurrences()[name]
     packed = cases(recurrence)[:1]
-    for run in runs(recurrence, module(), packed, only=("triton",), dtypes=(torch.float32,)):
+    for run in runs(recurrence, module(name), packed, only=("triton",), dtypes=(torch.float32,)):
         assert run.ok, (run.failure, [v for v in run.verdicts if not v.ok])
 
 
@@ -97,7 +99,7 @@ def test_gradients_at_exact_zeros(name: str, backend: str) -> None:
     true = [tensors[n].clone().requires_grad_() for n in recurrence.arguments]
     mine = [x.detach().to(dtype).requires_grad_() for x in true]
     wanted = interpret(recurrence, dict(zip(recurrence.arguments, true, strict=True))).outputs
-    found = getattr(module(), name)(*mine, backend=backend)[:-1]
+    found = getattr(module(name), name)(*mine, backend=backend)[:-1]
     generator = torch.Generator().manual_seed(1)
     seeds = [torch.randn(x.shape, generator=generator, dtype=torch.float64) for x in wanted]
     d_true = torch.autograd.grad(wanted, true, seeds)

@@ -103,8 +103,8 @@ def _chunk_fault(
     if fault is not None:
         return fault
     state = next(s for s in recurrence.states if s.name == component.states[0])
-    if len(state.dims) > 2:
-        return Fault(f"state `{state.name}` has {len(state.dims)} dimensions; chunks take up to 2")
+    if len(state.dims) > 3:
+        return Fault(f"state `{state.name}` has {len(state.dims)} dimensions; chunks take up to 3")
     for event in component.events:
         fault = _event_fault(recurrence, component, event, len(state.dims))
         if fault is not None:
@@ -163,7 +163,7 @@ def _event_fault(  # noqa: C901 - one rule per event
                 return Fault(f"the decay {text} differs along [{along}]; this is to come", factor)
             probed = any(isinstance(e, Probe) for e in component.events)
             if probed and event.dims and event.dims != component.contracted:
-                reason = f"differs along [{along}], so that every column has updates of its own"
+                reason = f"differs along [{along}], so that no inverse is shared by the columns"
                 return Fault(f"the decay {text} {reason}", factor)
         case Probe(_, w, over):
             if over != component.contracted or set(values[w].dims) != set(over):
@@ -172,7 +172,8 @@ def _event_fault(  # noqa: C901 - one rule per event
                 return Fault(f"the probe {text} depends on an `every` block", w)
         case Update(_, p, _, strength):
             if strength is not None:
-                return Fault(f"the update {text} has a strength per column; this is to come", p)
+                reason = "has a strength per column, so that no inverse is shared by the columns"
+                return Fault(f"the update {text} {reason}", p)
             if set(values[p].dims) != set(component.contracted) or _masked(recurrence, p):
                 return Fault(f"the update {text} is no vector along the contracted dimension", p)
         case Write(_, b, x):

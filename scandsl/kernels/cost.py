@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from scandsl.ir.nodes import Contract, Dims, Recurrence, Tensor
 from scandsl.kernels.program import COLUMN, INNER, ROW
 from scandsl.kernels.schedule import Kernel
-from scandsl.plan.limits import CHUNK_TILE, LOOP_TILE, block, chunk_size
+from scandsl.plan.limits import CHUNK_TILE, DEEP_TILE, LOOP_TILE, block, chunk_size
 
 WIDE = 4  # bytes of sums, gates and short states
 
@@ -92,7 +92,8 @@ def _size(dim: str, at: Setting) -> int:
 
 
 def _tiles(dim: str, kernel: Kernel, at: Setting) -> int:
-    limit = LOOP_TILE if kernel.loop else CHUNK_TILE
+    deep = any(len(c.dims) > 2 for c in (*kernel.carries, *kernel.loads))
+    limit = DEEP_TILE if deep else LOOP_TILE if kernel.loop else CHUNK_TILE
     return -(-at.sizes[dim] // block(at.sizes[dim], limit))
 
 

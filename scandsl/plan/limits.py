@@ -9,6 +9,9 @@ from __future__ import annotations
 LOOP_TILE = 64
 """Largest tile of a dimension that the kernels over time cut over the grid."""
 
+DEEP_TILE = 16
+"""The same where states have three dimensions, in all kernels."""
+
 CHUNK_TILE = 128
 """The same for the kernels that run for all chunks at once."""
 

@@ -87,7 +87,7 @@ class ChunkTriton(ChunkForm):
 
     def _launch(self, kernel: Kernel, rendered: RenderedKernel, texts: dict[str, str]) -> list[str]:
         """One launch; `texts` gives what the caller calls each pointer."""
-        limit = "_LOOP_TILE" if kernel.loop else "_chunk_tile(kept_dtype)"
+        limit = self._limit(kernel.loop)
         blocks: dict[str, str] = {}
         lines: list[str] = []
         tiled = []
@@ -113,6 +113,12 @@ class ChunkTriton(ChunkForm):
         lines.append(f"    num_stages={'2' if kernel.loop else '1'},")
         lines.append(")")
         return lines
+
+    def _limit(self, loop: bool) -> str:
+        """The largest tile of a dimension that is cut over the grid, as text."""
+        if any(len(s.dims) > 2 for s in self.recurrence.states):
+            return "_DEEP_TILE"
+        return "_LOOP_TILE" if loop else "_chunk_tile(kept_dtype)"
 
     def _is_wide(self, dim: str) -> bool:
         return next(d for d in self.recurrence.dims if d.name == dim).size is None
@@ -204,7 +210,7 @@ class ChunkTriton(ChunkForm):
         """A buffer for every part of a sum that tiles compute."""
         if not partial:
             return []
-        tile = "_chunk_tile(kept_dtype)"
+        tile = self._limit(loop=False)
         sizes = [f"({self.size(d)}, _block({self.size(d)}, {tile}))" for d in partial]
         return [f"{buffer} = _split({buffer}, _tiles({', '.join(sizes)}))"]
 

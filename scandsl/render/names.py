@@ -70,7 +70,7 @@ _MODULE_OWN = frozenset(
     }
 )
 _TABLES_OWN = frozenset(
-    {"_CHECKPOINT", "_HELPERS", "_KERNELS", "_LOOP_TILE", "_VARYING", "_VARYING_OF"}
+    {"_CHECKPOINT", "_HELPERS", "_KERNELS", "_LOOP_TILE", "_DEEP_TILE", "_VARYING", "_VARYING_OF"}
 )
 
 _LONGEST = 20

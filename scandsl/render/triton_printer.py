@@ -356,8 +356,8 @@ class TritonPrinter:
 
     # ------------------------------------------------------------ sums
 
-    def _operand(self, ref: Ref, over: Dims, order: Dims) -> str:
-        """A matrix operand with axes in the given order, in the type of the matrix units."""
+    def _operand(self, ref: Ref, over: Dims, rows: Dims, columns: Dims) -> str:
+        """A matrix operand in the type of the matrix units; several dimensions count as one."""
         tile = self.tiles[ref]
         if tile.raw is not None and set(over) <= tile.clean | {
             d for d in over if not self.axis[d].padded
@@ -365,25 +365,41 @@ class TritonPrinter:
             text = tile.raw
         else:
             text = self.cleaned(ref, over)
-        text = f"{text}.to(DOT)"
-        return text if self.dims(ref) == order else f"tl.trans({text})"
+        text, dims, order = f"{text}.to(DOT)", self.dims(ref), (*rows, *columns)
+        if len(order) == 2:
+            return text if dims == order else f"tl.trans({text})"
+        if dims != order:
+            text = f"tl.permute({text}, ({', '.join(str(dims.index(d)) for d in order)}))"
+        return f"tl.reshape({text}, [{self._volume(rows)}, {self._volume(columns)}])"
+
+    def _volume(self, dims: Dims) -> str:
+        """The size on chip of several dimensions together."""
+        return " * ".join(self.axis[d].block for d in dims)
 
     def _contract(self, value: Value, op: Contract) -> Tile:
         a, b = op.a, op.b
-        only_a = [d for d in self.dims(a) if d not in self.dims(b)]
-        only_b = [d for d in self.dims(b) if d not in self.dims(a)]
+        only_a = tuple(d for d in self.dims(a) if d not in self.dims(b))
+        only_b = tuple(d for d in self.dims(b) if d not in self.dims(a))
         matrix = (
-            len(op.over) == 1 and len(only_a) == len(only_b) == 1
-            and len(self.dims(a)) == len(self.dims(b)) == 2
+            only_a and only_b
+            and len(self.dims(a)) == len((*only_a, *op.over))
+            and len(self.dims(b)) == len((*only_b, *op.over))
         )  # fmt: skip
         if not matrix:
             return self._multiply_and_sum(value, op)
-        if value.dims != (only_a[0], only_b[0]):
+        if value.dims[0] != only_a[0]:
             a, b, only_a, only_b = b, a, only_b, only_a
-        left = self._operand(a, op.over, (only_a[0], *op.over))
-        right = self._operand(b, op.over, (*op.over, only_b[0]))
+        left = self._operand(a, op.over, only_a, op.over)
+        right = self._operand(b, op.over, op.over, only_b)
         clean = (self.tiles[a].clean | self.tiles[b].clean) & frozenset(value.dims)
-        return Tile(f"tl.dot({left}, {right}, input_precision=PRECISION)", False, clean)
+        text = f"tl.dot({left}, {right}, input_precision=PRECISION)"
+        if len(value.dims) > 2:
+            dims = (*only_a, *only_b)
+            text = f"tl.reshape({text}, {self.shape(dims)})"
+            if dims != value.dims:
+                order = ", ".join(str(dims.index(d)) for d in value.dims)
+                text = f"tl.permute({text}, ({order}))"
+        return Tile(text, False, clean)
 
     def _multiply_and_sum(self, value: Value, op: Contract) -> Tile:
         union = set(self.dims(op.a)) | set(self.dims(op.b))

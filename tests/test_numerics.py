@@ -1,0 +1,89 @@
+"""Decays of every size in float32: the chunked form against float64, beside the loop in float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from scandsl.driver import check
+from scandsl.ir.nodes import Recurrence
+from scandsl.loader import load, read_source
+from scandsl.reference import interpret
+from scandsl.testing.compare import relative_rms
+from scandsl.testing.data import Layout, draw
+from tests.generated import ROOT
+
+TIME, SIZE = 400, 16
+FLOOR = 1e-9  # an error that is none, whatever the loop's is
+GATES = {  # low, high, share of resets
+    "wide": (-50.0, 0.0, 0.0),
+    "mild": (-5.0, 0.0, 0.0),
+    "steep": (-50.0, -10.0, 0.0),
+    "resets": (-5.0, 0.0, 0.1),
+}
+SCANS = [
+    ("examples/simple_gla.scan", "simple_gla", "g"),
+    ("examples/gated_delta_rule.scan", "gated_delta_rule", "g"),
+    ("examples/gla.scan", "gla", "g"),
+    ("examples/kimi_delta_attention.scan", "kimi_delta_attention", "g"),
+    ("tests/specs/decays.scan", "value_decay", "g"),
+]
+
+
+def values_and_gradients(
+    recurrence: Recurrence, tensors: Mapping[str, Tensor], dtype: torch.dtype, function: object
+) -> dict[str, Tensor]:
+    """Outputs and gradients of all arguments, by a generated function or by the judge."""
+    leaves = {n: x.to(dtype, copy=True).requires_grad_() for n, x in tensors.items()}
+    given = [leaves[n] for n in recurrence.arguments]
+    if callable(function):
+        outputs = function(*given, backend="torch")[:-1]
+    else:
+        outputs = interpret(recurrence, leaves, compute_dtype=dtype).outputs
+    generator = torch.Generator().manual_seed(1)
+    seeds = [torch.randn(o.shape, generator=generator).to(dtype) for o in outputs]
+    grads = torch.autograd.grad(outputs, given, seeds)
+    named = zip(recurrence.arguments, grads, strict=True)
+    return {**{f"output {i}": o for i, o in enumerate(outputs)}, **dict(named)}
+
+
+def gated(recurrence: Recurrence, gate: str, kind: str) -> dict[str, Tensor]:
+    sizes = {d.name: SIZE for d in recurrence.dims if d.size is None and d.base is None}
+    layout = Layout(batch=1, time=TIME, heads=1)
+    tensors = draw(recurrence, sizes, layout, dtype=torch.float32).tensors
+    low, high, resets = GATES[kind]
+    generator = torch.Generator().manual_seed(2)
+    shape = tensors[gate].shape
+    drawn = torch.rand(shape, generator=generator) * (high - low) + low
+    reset = torch.rand(shape, generator=generator) < resets
+    tensors[gate] = torch.where(reset, -math.inf, drawn)
+    return tensors
+
+
+@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize(("file", "name", "gate"), SCANS)
+def test_no_worse_than_twice_the_loop(file: str, name: str, gate: str, kind: str) -> None:
+    recurrence = next(r for r in check(read_source(ROOT / file)).recurrences if r.name == name)
+    tensors = gated(recurrence, gate, kind)
+    true = values_and_gradients(recurrence, tensors, torch.float64, None)
+    loop = values_and_gradients(recurrence, tensors, torch.float32, None)
+    function = getattr(load(ROOT / file), name)
+    chunk = values_and_gradients(recurrence, tensors, torch.float32, function)
+    for key, want in true.items():
+        assert bool(chunk[key].isfinite().all()), key
+        bound = 2 * relative_rms(loop[key], want) + FLOOR
+        assert relative_rms(chunk[key], want) <= bound, key
+
+
+def test_float64_keeps_its_digits() -> None:
+    """Sums of logarithms run outward; a difference of running sums would lose three digits."""
+    file = ROOT / "examples/simple_gla.scan"
+    recurrence = check(read_source(file)).recurrences[0]
+    tensors = {n: x.double() for n, x in gated(recurrence, "g", "wide").items()}
+    true = values_and_gradients(recurrence, tensors, torch.float64, None)
+    found = values_and_gradients(recurrence, tensors, torch.float64, load(file).simple_gla)
+    assert max(relative_rms(found[k], x) for k, x in true.items()) < 2e-15
