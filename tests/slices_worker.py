@@ -7,6 +7,7 @@ same folder.  Started by `tests/test_slices.py`.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,8 @@ import torch.distributed as dist
 def work(rank: int, count: int, folder: str) -> None:
     """All cases, one after the other."""
     torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
     place = Path(folder)
     dist.init_process_group(
         "gloo", init_method=f"file://{place}/meeting", rank=rank, world_size=count
@@ -35,17 +38,19 @@ def _run(case: dict[str, Any], rank: int) -> dict[str, Any]:
     module = _module(case["module"])
     begin = sum(case["lengths"][:rank])
     end = begin + case["lengths"][rank]
+    dtype = case["dtype"]
     tensors = [
-        (x[:, begin:end] if name in case["inputs"] else x).clone().requires_grad_()
+        (x[:, begin:end] if name in case["inputs"] else x).to(dtype, copy=True).requires_grad_()
         for name, x in case["tensors"].items()
     ]
-    states = [_leaf(x) for x in case["state"]] if case["state"] else None
+    states = [_leaf(x, dtype) for x in case["state"]] if case["state"] else None
     cu = case["cu_seqlens"]
     found = getattr(module, case["scan"])(
         *tensors,
         initial_state=None if states is None else states[0] if len(states) == 1 else tuple(states),
         output_final_state=case["final"],
         cu_seqlens=cu,
+        backend=case["backend"],
         group=dist.group.WORLD,
     )
     outputs, final = found[:-1], found[-1]
@@ -66,9 +71,10 @@ def _run(case: dict[str, Any], rank: int) -> dict[str, Any]:
     }
 
 
-def _leaf(x: torch.Tensor) -> torch.Tensor:
-    smooth = x.is_floating_point() or x.is_complex()
-    return x.clone().requires_grad_(smooth)
+def _leaf(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if not x.is_floating_point():
+        return x.clone()
+    return x.to(dtype, copy=True).requires_grad_()
 
 
 def _error(case: dict[str, Any], rank: int) -> str:

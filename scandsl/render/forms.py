@@ -21,7 +21,7 @@ from scandsl.render.functions import FunctionPrinter
 from scandsl.render.lowering import Lowered
 from scandsl.render.scan import ScanNames
 from scandsl.render.sequential import render_sequential
-from scandsl.render.slices import render_slices
+from scandsl.render.slices import render_slices, render_slices_triton
 from scandsl.render.template import fill
 from scandsl.render.triton_expressions import HELPERS
 from scandsl.render.triton_kernel import unprintable
@@ -43,9 +43,11 @@ def forms_of(
     forms = [replace(torch.render(), slices=slices)]
     printer.helpers.update(torch.helpers, helpers)
     if unprintable(forward) is None and unprintable(backward.program) is None:
-        triton = ChunkTriton(recurrence, arguments, name, forward, backward).render()
-        shared = None if slices is None else replace(slices, source="", ends=None)
-        forms.append(replace(triton, slices=shared))
+        triton = ChunkTriton(recurrence, arguments, name, forward, backward)
+        rendered = triton.render()
+        if slices is not None:
+            rendered = replace(rendered, slices=render_slices_triton(triton, rendered, slices))
+        forms.append(rendered)
     return tuple(forms)
 
 

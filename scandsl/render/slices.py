@@ -1,23 +1,30 @@
 """Renders what composes slices of time: the maps `S ↦ M S + N`, and how cotangents walk back.
 
-In: the torch text of the chunked form of a recurrence.  Out: a `RenderedSlices`.  The maps are one
-more chunk program (`scandsl.kernels.state_map`), printed by the same printer; the walk of the
-cotangents is the backward without the gradients of its tensors.
+In: the chunked form of a recurrence.  Out: a `RenderedSlices` for torch, and one for Triton.  The
+maps are one more chunk program (`scandsl.kernels.state_map`), printed by the same printers; the
+walk of the cotangents is the backward without the gradients of its tensors.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 from string import ascii_lowercase
 
+from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Dim, Dims, Recurrence
-from scandsl.kernels.backward import Backward
+from scandsl.kernels.backward import Backward, cotangent
+from scandsl.kernels.program import ChunkProgram
 from scandsl.kernels.prune import prune
 from scandsl.kernels.state_map import BY, Composition, StateMap, composition
+from scandsl.render.chunk_form import ChunkForm
 from scandsl.render.chunk_torch import ChunkTorch
-from scandsl.render.form import RenderedMove, RenderedSlices
+from scandsl.render.chunk_triton import ChunkTriton
+from scandsl.render.form import RenderedForm, RenderedMove, RenderedSlices
 from scandsl.render.names import Names
 from scandsl.render.scan import base_names
+from scandsl.render.triton_kernel import unprintable
 
 
 def render_slices(form: ChunkTorch) -> tuple[RenderedSlices | None, frozenset[str]]:
@@ -40,8 +47,61 @@ def render_slices(form: ChunkTorch) -> tuple[RenderedSlices | None, frozenset[st
     return RenderedSlices("\n\n\n".join(sources) + "\n", maps, ends, moves), helpers
 
 
+def render_slices_triton(
+    form: ChunkTriton, rendered: RenderedForm, torch: RenderedSlices
+) -> RenderedSlices:
+    """The same as kernels, those of the form itself where they are equal.
+
+    What kernels cannot hold stays in tensor operations.  What neither function calls goes, as all
+    that nothing in a module reads.
+    """
+    found = composition(form.forward)
+    if found is None or unprintable(found.program) is not None:
+        return replace(torch, source="", ends=None)
+    recurrence, arg = _carrying(form, found)
+    still = _still(found.program)
+    maps = ChunkTriton(recurrence, arg, f"{form.name}_maps", found.program, still).render()
+    ends = ChunkTriton(
+        form.recurrence, form.arg, f"{form.name}_ends", form.forward, _light(form)
+    ).render()
+    source = _without_twins(f"{maps.source.rstrip()}\n\n\n{ends.source}", rendered.source)
+    return replace(torch, source=source, maps=maps.forward, ends=ends.backward)
+
+
+_DEFINED = re.compile(r"^def (\w+)\(")
+
+
+def _without_twins(source: str, known: str) -> str:
+    """Functions of a source without those that are known under other names."""
+    twins: dict[str, str] = {}
+    for name, block in _functions(known):
+        twins.setdefault(block.replace(name, "@"), name)
+    kept: list[str] = []
+    called: dict[str, str] = {}
+    for name, block in _functions(source):
+        twin = twins.get(block.replace(name, "@"))
+        if twin is None:
+            kept.append(block)
+        else:
+            called[name] = twin
+    text = "\n\n\n".join(kept) + "\n"
+    return re.sub(r"\w+", lambda m: called.get(m.group(), m.group()), text)
+
+
+def _functions(source: str) -> Iterator[tuple[str, str]]:
+    for block in source.strip().split("\n\n\n"):
+        match = _DEFINED.match(block)
+        yield match.group(1) if match else "", block.strip()
+
+
 def _maps_form(form: ChunkTorch, found: Composition) -> ChunkTorch:
-    """The torch text of the maps, as of a recurrence that carries them beside its states."""
+    """The torch text of the maps."""
+    recurrence, arg = _carrying(form, found)
+    return replace(form, recurrence=recurrence, arg=arg, forward=found.program, helpers=set())
+
+
+def _carrying(form: ChunkForm, found: Composition) -> tuple[Recurrence, dict[str, str]]:
+    """A recurrence that carries the maps beside its states, and its names."""
     recurrence = form.recurrence
     names = Names(form.arg.values())
     arg, states = dict(form.arg), list(recurrence.states)
@@ -51,13 +111,7 @@ def _maps_form(form: ChunkTorch, found: Composition) -> ChunkTorch:
             states.append(replace(state, name=move.name, dims=move.dims))
     again = dict.fromkeys(d for m in found.maps for d in m.over)
     dims = (*recurrence.dims, *(_again(recurrence, d) for d in again))
-    return replace(
-        form,
-        recurrence=replace(recurrence, dims=dims, states=tuple(states), outputs=()),
-        arg=arg,
-        forward=found.program,
-        helpers=set(),
-    )
+    return replace(recurrence, dims=dims, states=tuple(states), outputs=()), arg
 
 
 def _again(recurrence: Recurrence, name: str) -> Dim:
@@ -68,9 +122,23 @@ def _again(recurrence: Recurrence, name: str) -> Dim:
 
 def _ends_form(form: ChunkTorch) -> ChunkTorch:
     """The torch text of the backward with nothing but its carries."""
-    light = prune(replace(form.backward.program, stores=()))
-    unreached = tuple(t.name for t in form.tensors)
-    return replace(form, backward=Backward(light, unreached), helpers=set())
+    return replace(form, backward=_light(form), helpers=set())
+
+
+def _still(forward: ChunkProgram) -> Backward:
+    """A backward that hands cotangents on as they are, where nobody asks for one."""
+    b = Builder(forward.dims)
+    carries = []
+    for carry in forward.carries:
+        name = cotangent(carry.name)
+        carries.append(replace(carry, name=name, next=b.load(name, carry.dims, carry.kind)))
+    program = replace(forward, values=tuple(b.values), carries=tuple(carries), reverse=True)
+    return Backward(program, ())
+
+
+def _light(form: ChunkForm) -> Backward:
+    program = prune(replace(form.backward.program, stores=()))
+    return Backward(program, tuple(t.name for t in form.tensors))
 
 
 def _move(found: StateMap, dims: Dims, bases: dict[str, str]) -> RenderedMove:
