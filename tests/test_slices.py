@@ -71,6 +71,7 @@ class Case:
     form: str | None = None
     uneven: bool = False
     time: int = 90
+    size: int = 8
     backend: str | None = None  # Triton runs in float32, under its interpreter
 
     @property
@@ -112,6 +113,7 @@ CASES = (
     Case("conv-packed", "conv_gated_delta_rule", (3, 0, 30, 7), time=40),
     Case("triton-gated_delta_rule", "gated_delta_rule", backend="triton", time=70, uneven=True),
     Case("triton-kimi-packed", "kimi_delta_attention", (1, 66, 3), backend="triton", time=70),
+    Case("triton-wide", "gated_delta_rule", backend="triton", time=36, size=72),
     Case("triton-gla", "gla", backend="triton", time=70, own_heads={"v": 1}),
     Case("sequential", TIMED, form="sequential", time=40),
 )
@@ -125,6 +127,10 @@ def compiled(spec: str, form: str | None) -> tuple[str, Recurrence]:
     return found.module, found.front.recurrences[0]
 
 
+def sizes_of(case: Case, recurrence: Recurrence) -> dict[str, int]:
+    return {d.name: d.size or case.size for d in recurrence.dims}
+
+
 def draw(case: Case, recurrence: Recurrence, rows: int) -> dict[str, Tensor]:
     """Arguments with which the far past still counts."""
     made = torch.Generator().manual_seed(len(case.name))
@@ -134,7 +140,7 @@ def draw(case: Case, recurrence: Recurrence, rows: int) -> dict[str, Tensor]:
     for name in recurrence.arguments:
         heads = case.own_heads.get(name, 2)
         shape = (*((rows, case.time) if name in lead else ()), heads)
-        sizes = {d.name: d.size or 8 for d in recurrence.dims}
+        sizes = sizes_of(case, recurrence)
         shape += tuple(sizes[d] for d in declared[name].dims)
         out[name] = _values(declared[name], shape, made)
     return out
@@ -212,7 +218,7 @@ def _start(
     case: Case, recurrence: Recurrence, rows: int, made: torch.Generator
 ) -> dict[str, Tensor]:
     out = {}
-    sizes = {d.name: d.size or 8 for d in recurrence.dims}
+    sizes = sizes_of(case, recurrence)
     for s in recurrence.states:
         shape = (rows, 2, *(sizes[d] for d in s.dims))
         out[s.name] = torch.randn(shape, generator=made, dtype=torch.float64)
