@@ -156,6 +156,8 @@ def _rewritten(copier: Copier, linear: Linear, ref: Ref) -> Ref:
         return copier.copy(ref)
     replacement = linear.value(form, value.dims, value.kind)
     copier.set(ref, replacement)
+    if replacement in linear.images:  # what a lag remembers has a value of its own
+        linear.images[copier.new[ref]] = linear.images[replacement]
     return copier.new[ref]
 
 

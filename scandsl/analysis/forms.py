@@ -44,41 +44,36 @@ class Fault:
 
 
 def choose(recurrence: Recurrence, components: Sequence[Component]) -> Program:
-    """Give every component, and the whole, its form.
+    """Give every component its form.
 
-    For now a program is carried out in chunks as a whole or not at all.
+    The whole is carried out in chunks if all of it can be; what else it is `chain` finds out.
     """
     faults = [_chunk_fault(recurrence, components, i) for i in range(len(components))]
-    whole = _program_fault(recurrence, components, faults)
-    chosen = tuple(
-        _chosen(component, fault, whole)
-        for component, fault in zip(components, faults, strict=True)
-    )
+    chosen = tuple(_chosen(c, fault) for c, fault in zip(components, faults, strict=True))
+    whole = _program_fault(recurrence, chosen)
     if whole is not None:
         return Program(recurrence, chosen, Form.SEQUENTIAL, whole.reason)
     return Program(recurrence, chosen, Form.CHUNK, "every component is carried out in chunks")
 
 
-def _chosen(component: Component, fault: Fault | None, whole: Fault | None) -> Component:
+def _chosen(component: Component, fault: Fault | None) -> Component:
     name = component.transition.value
-    if fault is None and whole is None:
+    if fault is None:
         reason = f"affine with {_decay_words(component)}: tokens in chunks, by matrix products"
         return replace(component, form=Form.CHUNK, reason=reason)
-    found = fault if fault is not None else whole
-    assert found is not None
-    refused = [Refusal(Form.CHUNK, found.reason, found.culprit)]
+    refused = [Refusal(Form.CHUNK, fault.reason, fault.culprit)]
     later = f"the parallel form for “{name}” is still to come"
     if component.transition in _SCANS:
         refused.append(Refusal(Form.SCAN, later))
-    if component.invariant and fault is not None and component.transition not in _SCALAR:
+    if component.invariant and component.transition not in _SCALAR:
         refused.append(Refusal(Form.CONVOLUTION, "constant in time; the convolution is to come"))
     if component.transition is Transition.BLOCKWISE:
         refused.append(Refusal(Form.BLOCKS, later))
     return replace(
         component,
         form=Form.SEQUENTIAL,
-        reason=found.reason,
-        culprit=found.culprit,
+        reason=fault.reason,
+        culprit=fault.culprit,
         refused=tuple(refused),
     )
 
@@ -105,6 +100,9 @@ def _chunk_fault(
     state = next(s for s in recurrence.states if s.name == component.states[0])
     if len(state.dims) > 3:
         return Fault(f"state `{state.name}` has {len(state.dims)} dimensions; chunks take up to 3")
+    for ref, value in enumerate(recurrence.values):
+        if isinstance(value.op, LagState) and value.op.state == state.name:
+            return Fault(f"`{show(recurrence.values, ref)}` looks back at the state", ref)
     for event in component.events:
         fault = _event_fault(recurrence, component, event, len(state.dims))
         if fault is not None:
@@ -193,8 +191,13 @@ def _event_fault(  # noqa: C901 - one rule per event
 
 
 def _masked(recurrence: Recurrence, ref: Ref) -> bool:
-    roots = [r for r, v in enumerate(recurrence.values) if isinstance(v.op, Every)]
-    return looks_at(recurrence.values, dict.fromkeys(roots, True))(ref)
+    """Whether a value depends on a block by itself, not through what a state holds."""
+    values = recurrence.values
+    states = [r for r, v in enumerate(values) if isinstance(v.op, Prev | Lag | LagState)]
+    carried = looks_at(values, dict.fromkeys(states, True))
+    known = {r: False for r in range(len(values)) if carried(r)}
+    known |= {r: True for r, v in enumerate(values) if isinstance(v.op, Every)}
+    return looks_at(values, known)(ref)
 
 
 def _order_fault(
@@ -232,21 +235,15 @@ def event_operands(event: Event) -> tuple[Ref, ...]:
 # ---------------------------------------------------------------- the whole program
 
 
-def _program_fault(
-    recurrence: Recurrence, components: Sequence[Component], faults: Sequence[Fault | None]
-) -> Fault | None:
+def _program_fault(recurrence: Recurrence, components: Sequence[Component]) -> Fault | None:
+    for component in components:
+        if component.form is not Form.CHUNK:
+            names = ", ".join(component.states or component.memories)
+            reason = f"component {names} is sequential ({component.reason})"
+            return Fault(reason, component.culprit)
     for ref, value in enumerate(recurrence.values):
         if isinstance(value.op, Lag | LagState):
-            text = show(recurrence.values, ref)
-            return Fault(f"the scan remembers `{text}`; chunks beside lags are still to come", ref)
+            return Fault(f"the scan remembers `{show(recurrence.values, ref)}`", ref)
     if not components:
         return Fault("there is no recurrence: every token is mapped by itself")
-    for component, fault in zip(components, faults, strict=True):
-        if fault is not None:
-            names = ", ".join(component.states or component.memories)
-            return Fault(
-                f"component {names} is sequential ({fault.reason}); "
-                "chunks beside a sequential component are still to come",
-                fault.culprit,
-            )
     return None

@@ -100,6 +100,7 @@ class Transition(Enum):
     MAX_PLUS = "affine in (max, +)"
     LOG_SUM_EXP = "affine in (log-sum-exp)"
     BLOCKWISE = "constant within mini-batches"
+    WINDOW = "window of earlier tokens"
     NONLINEAR = "nonlinear"
 
 
@@ -111,6 +112,8 @@ class Form(Enum):
     CONVOLUTION = "convolution"
     BLOCKS = "blocks"
     SEQUENTIAL = "sequential"
+    MAP = "map"  # of a stage: every token by itself
+    CHAIN = "chain"  # of a whole: stages of different forms
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +150,30 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The whole recurrence, its components in topological order."""
+    """The whole recurrence, its components in topological order.
+
+    `form` is that of the whole: CHUNK if every component is carried out so, CHAIN if it is cut into
+    `stages`.
+    """
 
     recurrence: Recurrence
     components: tuple[Component, ...]
-    form: Form = Form.SEQUENTIAL  # of the whole: CHUNK if every component is carried out so
+    form: Form = Form.SEQUENTIAL
     reason: str = ""
+    stages: tuple[Stage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A link of a chain: a recurrence of its own, carried out in one form.
+
+    Its inputs are inputs of the scan and values that earlier stages `passed` on, one per token; its
+    outputs are what it passes on itself, then outputs of the scan.  `memories` names what its lags
+    remember, in the order of its own memories, as the scan names it.  In a stage of chunks the
+    events tell how its states move, not the values.
+    """
+
+    form: Form
+    program: Program
+    passed: tuple[str, ...]
+    memories: tuple[str, ...]

@@ -43,9 +43,9 @@ def make_plan(program: Program, form: str | None = None, chunk: int | None = Non
         raise PlanError(
             f"chunk length {chunk}: expected a power of two from {LEAST_CHUNK} to {LARGEST_CHUNK}"
         )
-    if form == Form.CHUNK.value and program.form is not Form.CHUNK:
+    stages = [stage.form for stage in program.stages]
+    if form == Form.CHUNK.value and Form.CHUNK not in (program.form, *stages):
         raise PlanError(f"`{program.recurrence.name}` has no chunked form: {program.reason}")
     if form == Form.SEQUENTIAL.value:
         return Plan(program, Form.SEQUENTIAL, chunk, "the sequential form was asked for")
-    chunked = program.form is Form.CHUNK
-    return Plan(program, Form.CHUNK if chunked else Form.SEQUENTIAL, chunk, program.reason)
+    return Plan(program, program.form, chunk, program.reason)

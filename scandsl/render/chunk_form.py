@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scandsl.diagnostics import InternalError
-from scandsl.ir.nodes import Recurrence, Tensor, uses_time
+from scandsl.ir.nodes import Kind, Recurrence, Tensor, uses_time
 from scandsl.kernels.backward import Backward
 from scandsl.kernels.precision import cancels
 from scandsl.kernels.program import ChunkProgram
@@ -14,13 +14,19 @@ from scandsl.kernels.program import ChunkProgram
 
 @dataclass(slots=True)
 class ChunkForm:
-    """One recurrence with its chunk programs; `arg` maps declared to Python names."""
+    """One recurrence with its chunk programs; `arg` maps declared to Python names.
+
+    A stage of a chain is handed the sizes of its scan; `passed` names the outputs that it hands on,
+    `given` the inputs that earlier stages handed on to it.
+    """
 
     recurrence: Recurrence
     arg: dict[str, str]
     name: str
     forward: ChunkProgram
     backward: Backward
+    passed: frozenset[str] | None = field(default=None, kw_only=True)
+    given: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     @property
     def uses_time(self) -> bool:
@@ -30,7 +36,14 @@ class ChunkForm:
     @property
     def storage(self) -> str:
         """The type of kept matrices on Triton, as text of the functions that are given sizes."""
-        return "sizes.dtype" if cancels(self.forward) else "sizes.storage"
+        wide = cancels(self.forward) or (self.passed is not None and not self.narrow)
+        return "sizes.dtype" if wide else "sizes.storage"
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the vectors of a stage are all inputs of the scan, in the callers' dtype."""
+        vectors = [t for t in self.recurrence.inputs if t.dims]
+        return bool(vectors) and not any(t.name in self.given for t in vectors)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -62,7 +75,7 @@ class ChunkForm:
         out += self.starts()
         if self.uses_time:
             out.append("start_t")
-        return [*out, "cu_seqlens"]
+        return [*out, "cu_seqlens"] if self.passed is None else [*out, "cu_seqlens", "sizes"]
 
     def starts(self) -> list[str]:
         """The names of the initial states."""
@@ -78,6 +91,8 @@ class ChunkForm:
 
     def heads(self) -> str:
         """An expression for the number of heads."""
+        if self.passed is not None:
+            return "sizes.heads"
         parts = [f"{self.arg[t.name]}.shape[{self.head_axis(t)}]" for t in self.tensors]
         return parts[0] if len(parts) == 1 else f"max({', '.join(parts)})"
 
@@ -100,8 +115,17 @@ class ChunkForm:
         lines = []
         for dim in self.recurrence.dims:
             if dim.size is None and dim.base is None:
-                lines.append(f"{self.size_name(dim.name)} = {self._size_of(dim.name)}")
+                size = f'sizes.dim["{dim.name}"]' if self.passed is not None else ""
+                size = size or self._size_of(dim.name)
+                lines.append(f"{self.size_name(dim.name)} = {size}")
         return lines
+
+    def result_dtype(self, name: str, kind: Kind) -> str:
+        """The dtype of an output, as text."""
+        known = {Kind.INT: "torch.int64", Kind.BOOL: "torch.bool"}
+        if self.passed is None:
+            return known.get(kind, f"{self.first}.dtype")
+        return known.get(kind, "sizes.dtype" if name in self.passed else "sizes.result")
 
     def _size_of(self, dim: str) -> str:
         family = {d.name for d in self.recurrence.dims if dim in (d.name, d.base)}

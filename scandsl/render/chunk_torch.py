@@ -14,7 +14,6 @@ from scandsl.ir.nodes import (
     Contract,
     Dims,
     Input,
-    Kind,
     Load,
     Output,
     Param,
@@ -69,8 +68,9 @@ class ChunkTorch(ChunkForm):
 
     def _prelude(self) -> list[str]:
         first = self.first
+        dtype = call("dtype", "_compute_dtype", [self.arg[t.name] for t in self.tensors])
         return [
-            *call("dtype", "_compute_dtype", [self.arg[t.name] for t in self.tensors]),
+            *(dtype if self.passed is None else ["dtype = sizes.dtype"]),
             f"heads = {self.heads()}",
             f"device = {first}.device",
             *self.size_lines(),
@@ -416,9 +416,7 @@ class ChunkTorch(ChunkForm):
         lines += body
         outputs = []
         for store, text in zip(self.forward.stores, texts, strict=True):
-            target = {Kind.INT: "torch.int64", Kind.BOOL: "torch.bool"}.get(
-                store.kind, f"{self.first}.dtype"
-            )
+            target = self.result_dtype(store.name, store.kind)
             var = names.fresh(f"out_{self.arg[store.name]}")
             varies = self.forward.values[store.value].varies
             lines += self._stored(var, store, text, target, varies)

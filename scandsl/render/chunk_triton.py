@@ -62,7 +62,7 @@ class ChunkTriton(ChunkForm):
         lines += self.size_lines()
         vectors = [self.arg[t.name] for t in self.recurrence.inputs if t.dims]
         lines.append(f"vectors = {tuple_of(vectors)}")
-        digits = ", cancels=True" if cancels(self.forward) else ""
+        digits = ", cancels=True" if cancels(self.forward) else self._narrowed()
         lines.append(f"dot, kept_dtype, precision = _operands(vectors, allow_tf32{digits})")
         widest = [self.size(d) for d in self._vector_dims()]
         lines.append(f"chunk_size = _chunk_size({tuple_of(widest)}, kept_dtype)")
@@ -71,6 +71,10 @@ class ChunkTriton(ChunkForm):
         lines.append("packed = chunks.offsets is not None")
         lines.append("total = chunks.per_row * (1 if packed else batch)")
         return lines
+
+    def _narrowed(self) -> str:
+        """A stage keeps its states as the whole scan does."""
+        return ", cancels=sizes.storage != torch.bfloat16" if self.passed is not None else ""
 
     def _vector_dims(self) -> list[str]:
         used = {d for s in self.recurrence.states for d in s.dims}
@@ -223,9 +227,7 @@ class ChunkTriton(ChunkForm):
         lines += more
         outputs = []
         for store in self.forward.stores:
-            dtype = {Kind.INT: "torch.int64", Kind.BOOL: "torch.bool"}.get(
-                store.kind, f"{self.first}.dtype"
-            )
+            dtype = self.result_dtype(store.name, store.kind)
             var = f"out_{self.arg[store.name]}"
             shape = self._shape(("batch", "tokens", "heads"), store.dims)
             lines.append(f"{var} = {self._empty(shape, dtype)}")
@@ -239,7 +241,8 @@ class ChunkTriton(ChunkForm):
             lines += self._launch(kernel, rendered, texts)
         for store, var in zip(self.forward.stores, outputs, strict=True):
             if parts.get(store.name):
-                lines.append(f"{var} = _joined({var}, {self.first}.dtype)")
+                dtype = self.result_dtype(store.name, store.kind)
+                lines.append(f"{var} = _joined({var}, {dtype})")
         if self.uses_time:
             finals.append("_end_position(start_t, chunks)")
         lines.append(f"saved = {tuple_of(self.kept(self.forward))} if save else ()")

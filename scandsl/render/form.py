@@ -46,7 +46,9 @@ class RenderedForm:
     start), the position last if it is carried.  `saved` names the tensors that the forward keeps
     for the backward. `saved_shapes` is a function `(sizes: _Sizes, save: bool)` of the module that
     gives their shapes and dtypes in order, as pairs; it must agree with what forward returns, also
-    without `save`.
+    without `save`.  `tables` are constants of the module that the functions read.
+
+    A stage of a chain takes the sizes of the scan, `sizes`, behind `cu_seqlens`.
     """
 
     backend: str
@@ -56,3 +58,4 @@ class RenderedForm:
     saved: tuple[str, ...]
     saved_shapes: str
     slices: RenderedSlices | None = None
+    tables: tuple[str, ...] = ()

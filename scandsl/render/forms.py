@@ -2,7 +2,7 @@
 
 In: a plan and the names of its scan.  Out: at most one `RenderedForm` per backend, torch first.
 The sequential form exists for any scan on torch; the chunked form where the plan has it, on torch
-and, as far as its values fit into tiles, on Triton.
+and, as far as its values fit into tiles, on Triton.  A chain has the backends of its stages.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from scandsl.analysis.program import Form
 from scandsl.kernels.backward import backward_program
 from scandsl.kernels.chunk import chunk_program
 from scandsl.plan import Plan
+from scandsl.render.chain_form import chain_forms
 from scandsl.render.chunk_form import ChunkForm
 from scandsl.render.chunk_torch import ChunkTorch
 from scandsl.render.chunk_triton import ChunkTriton
@@ -31,6 +32,8 @@ def forms_of(
     plan: Plan, names: ScanNames, lowered: Lowered, printer: FunctionPrinter
 ) -> tuple[RenderedForm, ...]:
     """The forms of one scan."""
+    if plan.form is Form.CHAIN:
+        return chain_forms(plan, names, printer)
     if plan.form is not Form.CHUNK:
         return (render_sequential(names, lowered, printer),)
     recurrence = plan.program.recurrence

@@ -64,12 +64,36 @@ def tuple_assigned(name: str, items: Sequence[str], indent: int = 4) -> list[str
     """`name = (items)`; one item alone keeps its comma."""
     if len(items) == 1 and indent + len(name) + len(items[0]) + 6 <= WIDTH:
         return [f"{name} = ({items[0]},)"]
+    if len(items) == 1:
+        return [f"only = {items[0]}", f"{name} = (only,)"]
     return bracketed(f"{name} = (", items, ")", indent)
 
 
 def signature(name: str, parameters: Sequence[str], result: str, indent: int = 0) -> list[str]:
     """The `def` line or lines."""
     return bracketed(f"def {name}(", parameters, f") -> {result}:", indent)
+
+
+def read_only(lines: Sequence[str]) -> list[str]:
+    """The statements of a function without assignments to one name that nothing behind them reads.
+
+    For statements without side effects only.
+    """
+    blocks: list[list[str]] = []
+    for line in lines:
+        if blocks and (line.startswith(" ") or line[:1] in ")]}"):
+            blocks[-1].append(line)
+        else:
+            blocks.append([line])
+    kept: list[list[str]] = []
+    read: set[str] = set()
+    for block in reversed(blocks):
+        target = _ONE_TARGET.match(block[0])
+        if target is not None and target[1] not in read:
+            continue
+        read |= set(_WORD.findall("\n".join(block)))
+        kept.append(block)
+    return [line for block in reversed(kept) for line in block]
 
 
 def commented(text: str, width: int = TEXT_WIDTH) -> list[str]:
@@ -118,6 +142,7 @@ def docstring(text: str, indent: int = 4) -> list[str]:
 
 
 _WORD = re.compile(r"[^\W\d]\w*")
+_ONE_TARGET = re.compile(r"([^\W\d]\w*) = ")
 _USUAL = 6  # letters of a usual name
 
 

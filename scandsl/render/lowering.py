@@ -204,8 +204,9 @@ class Stages:
 class _Cutter:
     """Assigns each value to a stage and names what goes from one to the next."""
 
-    def __init__(self, lowered: Lowered) -> None:
+    def __init__(self, lowered: Lowered, loop: bool = True) -> None:
         self.lowered = lowered
+        self.loop = loop
         self.values = lowered.values
         self.static = {d.name for d in lowered.dims if d.size is not None}
         self.input_dims = [set(v.dims) for v in self.values if isinstance(v.op, Input)]
@@ -248,7 +249,7 @@ class _Cutter:
 
     def _small(self, dims: Dims) -> bool:
         open_ = set(dims) - self.static
-        return len(open_) <= 1 or any(open_ <= have for have in self.input_dims)
+        return not self.loop or len(open_) <= 1 or any(open_ <= have for have in self.input_dims)
 
     def place(self, ref: Ref) -> str:
         """The stage that computes a value."""
@@ -356,9 +357,9 @@ def _fresh(wish: str, taken: set[str]) -> str:
     return name
 
 
-def cut_stages(lowered: Lowered) -> Stages:
-    """Cut one step into the three stages."""
-    cutter = _Cutter(lowered)
+def cut_stages(lowered: Lowered, loop: bool = True) -> Stages:
+    """Cut one step into the three stages; without a loop nothing is left for the last."""
+    cutter = _Cutter(lowered, loop)
     late = [(i, r) for i, r in enumerate(lowered.outputs) if cutter.place(r) == "step"]
     rest = [(i, r) for i, r in enumerate(lowered.outputs) if cutter.place(r) != "step"]
     names = [o.name for o in lowered.recurrence.outputs]

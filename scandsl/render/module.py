@@ -157,7 +157,8 @@ class _Section:
         self.forms: tuple[RenderedForm, ...] = forms_of(
             plan, self.names, self.lowered, self.printer
         )
-        self.chunked = plan.form is Form.CHUNK
+        stages = [s.form for s in plan.program.stages] if plan.form is Form.CHAIN else []
+        self.chunked = Form.CHUNK in (plan.form, *stages)
         self.backends = (*dict.fromkeys(f.backend for f in self.forms), "reference")
         self.signature = _Signature(
             tuple(self.names.arguments[n] for n in self.recurrence.arguments),
@@ -196,7 +197,7 @@ class _Section:
         """The texts of the section."""
         names = self.names
         tables: dict[str, object] = {
-            "table": "\n".join(scan_table(names, self.backends, self.state_class)),
+            "table": "\n\n".join(self._table()),
             "operator": "\n".join(self._operator(digest)),
         }
         computed: dict[str, object] = {
@@ -216,6 +217,11 @@ class _Section:
         """The functions that compose slices of time."""
         found = [f.slices for f in self.forms if f.slices is not None]
         return [s.source.strip("\n") for s in found if s.source]
+
+    def _table(self) -> list[str]:
+        """The declarations of the scan, and those of its stages."""
+        own = "\n".join(scan_table(self.names, self.backends, self.state_class))
+        return [own, *(t for f in self.forms for t in f.tables)]
 
     def _public(self) -> dict[str, object]:
         """What the template of the public functions takes."""
@@ -295,7 +301,7 @@ class _Section:
     def _derivation(self) -> list[str]:
         out: list[str] = []
         for component in self.program.components:
-            states = ", ".join(component.states) or "no state"
+            states = ", ".join((*component.states, *component.memories)) or "no state"
             line = f"{states}: {component.transition.value}; {component.form.value} form"
             out += commented(f"{line}: {component.reason}" if component.reason else line, 100)
         return out

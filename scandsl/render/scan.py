@@ -6,7 +6,7 @@ In: a `Recurrence` without `Grad`.  Out: a `ScanNames` and small pieces of text 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scandsl.ir.nodes import (
     Dim,
@@ -66,6 +66,7 @@ class ScanNames:
     scalars: dict[str, str]
     inner: dict[str, str]
     state: tuple[StatePart, ...]
+    module: PublicNames = field(compare=False)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -103,6 +104,7 @@ def scan_names(recurrence: Recurrence, module: PublicNames | None = None) -> Sca
         _unique(scalars, (*own, *arguments.values(), *PUBLIC_LOCALS)),
         inner_names(dict.fromkeys(declared)),
         state_parts(recurrence),
+        module,
     )
 
 

@@ -32,6 +32,7 @@ from scandsl.ir.nodes import (
     Time,
     Unary,
     Value,
+    operands,
 )
 from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.schedule import PREPARED, Kernel
@@ -100,7 +101,8 @@ def unprintable(program: ChunkProgram) -> str | None:
             return "complex values"
         if isinstance(value.op, Time):
             return "positions outside rows"
-        if len(value.dims) > 3:
+        union = {d for r in operands(value.op) for d in program.values[r].dims}
+        if len(value.dims) > 3 or (isinstance(value.op, Contract) and len(union) > 3):
             return "values of more than three dimensions"
     return None
 

@@ -1,0 +1,362 @@
+"""Orders the components of a step into stages, and decides which values go between them.
+
+In: a `Program` whose components have their forms.  Out: the same as a chain of stages, or in one
+piece where one stage is all there is or a cut is not possible.  The stages themselves are made by
+`scandsl.analysis.extract`.
+
+The level of a value is the stage whose states or lags it looks at last; values of level 0 look at
+inputs only, and every stage that needs one computes it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from scandsl.analysis.cut import NEVER, cheapest
+from scandsl.analysis.extract import Piece, extracted, taken
+from scandsl.analysis.graph import Graph, dependency_graph, strongly_connected
+from scandsl.analysis.program import (
+    Component,
+    Form,
+    Probe,
+    Program,
+    Read,
+    Refusal,
+    Transition,
+)
+from scandsl.analysis.show import show
+from scandsl.ir.nodes import (
+    Dims,
+    Input,
+    Kind,
+    Lag,
+    LagState,
+    Memory,
+    Output,
+    Prev,
+    Recurrence,
+    Ref,
+    memories,
+    operands,
+)
+
+_OPEN = 64  # what a dimension of unknown size counts for
+_ORDER = (Form.CONVOLUTION, Form.SEQUENTIAL, Form.CHUNK)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """Nodes of the dependency graph that stay together, and the nodes they need beforehand."""
+
+    mask: int
+    needs: int
+    form: Form
+    component: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """Why a program is no chain."""
+
+    reason: str
+    culprit: Ref | None = None
+
+
+def chained(program: Program) -> Program:
+    """The program as a chain of stages, if it is one."""
+    if program.form is Form.CHUNK:
+        return program
+    found = _Cutter(program).run()
+    if isinstance(found, Program):
+        return found
+    return _in_one_piece(program, found)
+
+
+def _in_one_piece(program: Program, fault: _Fault) -> Program:
+    """Every component in the loop over tokens."""
+    components = tuple(
+        c
+        if c.form is Form.SEQUENTIAL
+        else replace(
+            c,
+            form=Form.SEQUENTIAL,
+            reason=fault.reason,
+            culprit=fault.culprit,
+            refused=(Refusal(Form.CHUNK, fault.reason, fault.culprit),),
+        )
+        for c in program.components
+    )
+    reason = program.reason or fault.reason
+    return replace(program, components=components, form=Form.SEQUENTIAL, reason=reason)
+
+
+class _Cutter:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.recurrence: Recurrence = program.recurrence
+        self.values = program.recurrence.values
+        self.graph: Graph = dependency_graph(self.recurrence)
+        self.memories: tuple[Memory, ...] = memories(self.recurrence)
+        self.static = {d.name: d.size for d in self.recurrence.dims if d.size is not None}
+        self.bit = {name: 1 << i for i, name in enumerate(self.graph.names)}
+        self.results = {
+            e.result
+            for c in program.components
+            if c.form is Form.CHUNK
+            for e in c.events
+            if isinstance(e, Probe | Read)
+        }
+
+    def run(self) -> Program | _Fault:
+        """The chain, or why there is none."""
+        units = self._units()
+        plan = _shortest(units)
+        if plan is None:
+            return self._tangled(units)
+        if [form for form, _ in plan] == [Form.SEQUENTIAL]:
+            return _Fault(self.program.reason)
+        self.level = self._levels(plan)
+        pieces = self._pieces(plan)
+        if isinstance(pieces, _Fault):
+            return pieces
+        return self._finished(plan, units, pieces)
+
+    # ------------------------------------------------------------ units
+
+    def _units(self) -> list[_Unit]:
+        """States and what goes with them, and lags of what is known beforehand, in order."""
+        place = {s: i for i, c in enumerate(self.program.components) for s in c.states}
+        place |= {m: i for i, c in enumerate(self.program.components) for m in c.memories}
+        count = len(self.recurrence.states)
+        kept = {count + i: m for i, m in enumerate(self.memories)}
+        follower = {node: self.bit[m.state] for node, m in kept.items() if m.state is not None}
+        masks: list[int] = []
+        for part in strongly_connected(self.graph.feeds):
+            mask = sum(1 << node for node in part)
+            home = next((i for i, m in enumerate(masks) if m & follower.get(part[0], 0)), None)
+            if len(part) == 1 and home is not None:  # a state's past stays with the state
+                masks[home] |= mask
+            else:
+                masks.append(mask)
+        names = self.graph.names
+        units = []
+        for mask in masks:
+            nodes = [i for i in range(len(names)) if mask >> i & 1]
+            component = next((place[names[i]] for i in nodes if names[i] in place), None)
+            needs = self._needs(nodes, component) & ~mask
+            units.append(_Unit(mask, needs, self._form(nodes, component), component))
+        return units
+
+    def _needs(self, nodes: Sequence[int], component: int | None) -> int:
+        mask = 0
+        for node in nodes:
+            mask |= self.graph.feeds[node]
+        if component is not None and self.program.components[component].form is Form.CHUNK:
+            for ref in taken(self.program.components[component].events):
+                mask |= self.graph.looks[ref]
+        return mask
+
+    def _form(self, nodes: Sequence[int], component: int | None) -> Form:
+        if component is not None:
+            return self.program.components[component].form
+        memory = self.memories[nodes[0] - len(self.recurrence.states)]
+        smooth = memory.kind in (Kind.REAL, Kind.COMPLEX)
+        return Form.CONVOLUTION if smooth else Form.SEQUENTIAL
+
+    def _tangled(self, units: Sequence[_Unit]) -> _Fault:
+        """A read that waits for what is computed from its own state."""
+        for unit in units:
+            if unit.form is not Form.CHUNK or unit.component is None:
+                continue
+            for event in self.program.components[unit.component].events:
+                q = event.q if isinstance(event, Read) else None
+                if q is not None and self.graph.looks[q] & ~unit.mask:
+                    text = show(self.values, q)
+                    return _Fault(f"`{text}` depends on a state that is computed later", q)
+        return _Fault("its components wait for each other")
+
+    # ------------------------------------------------------------ levels and cuts
+
+    def _levels(self, plan: Sequence[tuple[Form, int]]) -> list[int]:
+        out = []
+        for looks in self.graph.looks:
+            seen = [i + 1 for i, (_, mask) in enumerate(plan) if looks & mask]
+            out.append(max(seen, default=0))
+        return out
+
+    def _node_level(self, plan: Sequence[tuple[Form, int]], name: str) -> int:
+        return next(i + 1 for i, (_, mask) in enumerate(plan) if mask & self.bit[name])
+
+    def _pieces(self, plan: Sequence[tuple[Form, int]]) -> list[Piece] | _Fault:
+        """What every stage carries, hands on and computes."""
+        roots = self._roots(plan)
+        outputs = [o.value for o in self.recurrence.outputs]
+        live = self._live([*outputs, *(r for found in roots for r in found)])
+        forced = self._forced(plan)
+        pieces = []
+        for level, (form, mask) in enumerate([(Form.MAP, 0), *plan]):
+            later = {r for found in roots[level + 1 :] for r in found}
+            cut = self._cut(level, live, later, forced[level])
+            if cut is None:
+                return self._too_large(level, live)
+            own = tuple(s for s in self.recurrence.states if mask & self.bit[s.name])
+            kept = tuple(m for m in self.memories if mask & self.bit[m.name])
+            passed = tuple(sorted({*cut, *forced[level]}))
+            pieces.append(Piece(form, own, kept, passed, self._outputs(level, len(plan))))
+        return pieces
+
+    def _outputs(self, level: int, last: int) -> tuple[Output, ...]:
+        """The outputs that a stage computes: the last one has those that look at inputs only."""
+        levels = {level} - {0} | ({0} if level == last else set())
+        return tuple(o for o in self.recurrence.outputs if self.level[o.value] in levels)
+
+    def _roots(self, plan: Sequence[tuple[Form, int]]) -> list[list[Ref]]:
+        """What each stage computes for its own states."""
+        out: list[list[Ref]] = [[] for _ in range(len(plan) + 1)]
+        chunked = {s: c for c in self.program.components if c.form is Form.CHUNK for s in c.states}
+        for state in self.recurrence.states:
+            level = self._node_level(plan, state.name)
+            if state.name in chunked:
+                out[level] += taken(chunked[state.name].events)
+            else:
+                out[level].append(state.next)
+        for memory in self.memories:
+            if memory.value is not None:
+                out[self._node_level(plan, memory.name)].append(memory.value)
+        return out
+
+    def _live(self, roots: Sequence[Ref]) -> set[Ref]:
+        live: set[Ref] = set()
+        stack = list(roots)
+        while stack:
+            ref = stack.pop()
+            if ref not in live:
+                live.add(ref)
+                stack += self._made_of(ref)
+        return live
+
+    def _made_of(self, ref: Ref) -> tuple[Ref, ...]:
+        """The operands that a value is computed from in its stage."""
+        op = self.values[ref].op
+        return () if ref in self.results or isinstance(op, Lag) else operands(op)
+
+    def _forced(self, plan: Sequence[tuple[Form, int]]) -> list[set[Ref]]:
+        """Values that a later stage looks back at: they have to be there for every token."""
+        out: list[set[Ref]] = [set() for _ in range(len(plan) + 1)]
+        for memory in self.memories:
+            if memory.value is None or isinstance(self.values[memory.value].op, Input):
+                continue
+            level = self._node_level(plan, memory.name)
+            if plan[level - 1][0] is Form.CONVOLUTION:
+                out[self.level[memory.value]].add(memory.value)
+        return out
+
+    def _cut(
+        self, level: int, live: set[Ref], later: set[Ref], forced: set[Ref]
+    ) -> tuple[Ref, ...] | None:
+        """The values that a stage hands on, beside the forced ones; `later` are roots behind it."""
+        if level == 0:
+            return ()
+        own = {r for r in live if self.level[r] == level}
+        ends = later & own
+        for ref in live:
+            if self.level[ref] > level:
+                ends |= {x for x in self._made_of(ref) if x in own}
+        uses = {r: [x for x in self._made_of(r) if x in own] for r in own}
+        sources = {r for r in own if self._is_source(r)}
+        sizes = {r: 0 if r in forced else self._size(r) for r in own}
+        return cheapest(uses, sizes, sources, ends)
+
+    def _is_source(self, ref: Ref) -> bool:
+        return ref in self.results or isinstance(self.values[ref].op, Prev | Lag | LagState)
+
+    def _size(self, ref: Ref) -> int:
+        """Numbers per token, or `NEVER` where a value is no vector of reals."""
+        value = self.values[ref]
+        if value.kind is not Kind.REAL or not self._small(value.dims):
+            return NEVER
+        size = 1
+        for dim in value.dims:
+            size *= self.static.get(dim, _OPEN)
+        return size
+
+    def _small(self, dims: Dims) -> bool:
+        """Whether a value is as small as an input, so that all tokens may have theirs at once."""
+        free = set(dims) - set(self.static)
+        return len(free) <= 1 or any(free <= set(t.dims) for t in self.recurrence.inputs)
+
+    def _too_large(self, level: int, live: set[Ref]) -> _Fault:
+        large = [r for r in sorted(live) if self.level[r] == level and self._size(r) >= NEVER]
+        text = show(self.values, large[-1])
+        return _Fault(f"`{text}` would have to be kept for every token", large[-1])
+
+    # ------------------------------------------------------------ the result
+
+    def _finished(
+        self, plan: Sequence[tuple[Form, int]], units: Sequence[_Unit], pieces: list[Piece]
+    ) -> Program:
+        kept = [p for p in pieces if p.states or p.memories or p.passed or p.outputs]
+        stages = extracted(self.program, kept, self.results)
+        components: list[Component] = []
+        for form, mask in plan:
+            if form is Form.CONVOLUTION:
+                components.append(self._window(mask))
+            else:
+                places = {u.component for u in units if u.mask & mask} - {None}
+                own = enumerate(self.program.components)
+                components += [c for i, c in own if i in places]
+        words = ", ".join(s.form.value for s in stages)
+        reason = f"stages: {words}" if len(stages) > 1 else f"one stage: {words}"
+        return replace(
+            self.program,
+            components=tuple(components),
+            form=Form.CHAIN,
+            reason=reason,
+            stages=stages,
+        )
+
+    def _window(self, mask: int) -> Component:
+        names = tuple(m.name for m in self.memories if mask & self.bit[m.name])
+        return Component(
+            states=(),
+            transition=Transition.WINDOW,
+            events=(),
+            contracted=(),
+            free=(),
+            merged=(),
+            form=Form.CONVOLUTION,
+            reason="earlier tokens of what is known beforehand: all tokens at once",
+            memories=names,
+        )
+
+
+def _shortest(units: Sequence[_Unit]) -> list[tuple[Form, int]] | None:
+    """The shortest sequence of stages, as pairs of a form and the nodes that it carries out."""
+    whole = sum(u.mask for u in units)
+    paths: dict[int, list[tuple[Form, int]]] = {0: []}
+    queue = [0]
+    for done in queue:
+        if done == whole:
+            return paths[done]
+        for form in _ORDER:
+            mask = _ready(units, done, form)
+            if mask and done | mask not in paths:
+                paths[done | mask] = [*paths[done], (form, mask)]
+                queue.append(done | mask)
+    return None
+
+
+def _ready(units: Sequence[_Unit], done: int, form: Form) -> int:
+    """The nodes of a form that can go into one stage; lags wait for what they look back at."""
+    found = 0
+    while True:
+        known = done if form is Form.CONVOLUTION else done | found
+        more = sum(
+            u.mask
+            for u in units
+            if u.form is form and not u.mask & (done | found) and not u.needs & ~known
+        )
+        if not more:
+            return found
+        found |= more

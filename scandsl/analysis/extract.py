@@ -1,0 +1,264 @@
+"""Makes the stages of a chain: recurrences of their own, joined by per-token values.
+
+In: a program and for every stage its states, its lags, what it hands on and which outputs of the
+scan it computes.  Out: `Stage`s.  Decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from scandsl.analysis.program import (
+    Component,
+    Decay,
+    Event,
+    Form,
+    Probe,
+    Program,
+    Read,
+    Stage,
+    Update,
+    Write,
+)
+from scandsl.analysis.rewrite import map_operands
+from scandsl.ir.nodes import (
+    Const,
+    Input,
+    Kind,
+    Lag,
+    Load,
+    Memory,
+    Output,
+    Param,
+    Prev,
+    Recurrence,
+    Ref,
+    State,
+    Tensor,
+    Value,
+    memories,
+    operands,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stage to be made: what it carries, the values it hands on, the outputs it computes."""
+
+    form: Form
+    states: tuple[State, ...]
+    memories: tuple[Memory, ...]
+    passed: tuple[Ref, ...]
+    outputs: tuple[Output, ...]
+
+
+def taken(events: Sequence[Event]) -> tuple[Ref, ...]:
+    """The values that the events of a state take when it is carried out in chunks.
+
+    Of decays these are the logs, and the factors as soon as one of them has no log.
+    """
+    factors = any(isinstance(e, Decay) and e.log is None for e in events)
+    found: list[Ref | None] = []
+    for event in events:
+        match event:
+            case Decay(_, factor, log):
+                found += [log, factor if factors else None]
+            case Probe(_, w):
+                found.append(w)
+            case Update(_, p, _, strength):
+                found += [p, strength]
+            case Write(_, b, x):
+                found += [b, x]
+            case Read(_, q):
+                found.append(q)
+    return tuple(r for r in found if r is not None)
+
+
+def extracted(
+    program: Program, pieces: Sequence[Piece], results: Collection[Ref]
+) -> tuple[Stage, ...]:
+    """The stages, in order; `results` are those of events that are carried out in chunks."""
+    names = _names(program.recurrence, [r for p in pieces for r in p.passed])
+    given: dict[Ref, str] = {}
+    stages = []
+    for piece in pieces:
+        stages.append(_Extraction(program, piece, given, names, results).stage())
+        given |= {ref: names[ref] for ref in piece.passed}
+    return tuple(stages)
+
+
+def _names(recurrence: Recurrence, refs: Iterable[Ref]) -> dict[Ref, str]:
+    """A name for each value that is handed on: the author's, numbered where it is taken."""
+    taken_names = {*recurrence.arguments, *(s.name for s in recurrence.states), "t"}
+    taken_names |= {s.name for s in recurrence.scalars} | {o.name for o in recurrence.outputs}
+    taken_names |= {d.name for d in recurrence.dims}
+    out: dict[Ref, str] = {}
+    for ref in dict.fromkeys(refs):
+        wish = recurrence.values[ref].name or "value"
+        name, count = wish, 1
+        while name in taken_names:
+            count += 1
+            name = f"{wish}_{count}"
+        taken_names.add(name)
+        out[ref] = name
+    return out
+
+
+class _Extraction:
+    """Copies what one stage needs."""
+
+    def __init__(
+        self,
+        program: Program,
+        piece: Piece,
+        given: Mapping[Ref, str],
+        names: Mapping[Ref, str],
+        results: Collection[Ref],
+    ) -> None:
+        self.program = program
+        self.old: Recurrence = program.recurrence
+        self.piece = piece
+        self.given = given
+        self.names = names
+        self.results = results
+        self.values: list[Value] = []
+        self.new: dict[Ref, Ref] = {}
+        own = {s.name for s in piece.states}
+        self.components = [c for c in program.components if own & set(c.states)]
+
+    def stage(self) -> Stage:
+        """The stage."""
+        chunk = self.piece.form is Form.CHUNK
+        scalars = [s.default for s in self.old.scalars]
+        nexts = [] if chunk else [s.next for s in self.piece.states]
+        events = [r for c in self.components for r in taken(c.events)] if chunk else []
+        outputs = [*self.piece.passed, *(o.value for o in self.piece.outputs)]
+        self._copy([*scalars, *nexts, *events, *outputs, *self._lags()])
+        recurrence = self._recurrence()
+        components = tuple(self._component(c) for c in self.components) if chunk else ()
+        kept = memories(recurrence)
+        place = {self.new[m.value]: m.name for m in self.piece.memories if m.value is not None}
+        followed = {m.state: m.name for m in self.piece.memories}
+        return Stage(
+            self.piece.form,
+            Program(recurrence, components, self.piece.form),
+            tuple(self.names[r] for r in self.piece.passed),
+            tuple(followed[m.state] if m.value is None else place[m.value] for m in kept),
+        )
+
+    # ------------------------------------------------------------ values
+
+    def _lags(self) -> list[Ref]:
+        """The lags that belong to this stage, and the values that they remember."""
+        targets = {m.value for m in self.piece.memories}
+        lags = [r for r, v in enumerate(self.old.values) if isinstance(v.op, Lag)]
+        own = [r for r in lags if self._target(r) in targets]
+        return [*own, *(r for r in sorted(t for t in targets if t is not None))]
+
+    def _target(self, ref: Ref) -> Ref:
+        op = self.old.values[ref].op
+        assert isinstance(op, Lag)
+        return op.x
+
+    def _is_leaf(self, ref: Ref) -> bool:
+        return ref in self.given or (self.piece.form is Form.CHUNK and ref in self.results)
+
+    def _copy(self, roots: Iterable[Ref]) -> None:
+        needed: set[Ref] = set()
+        stack = list(roots)
+        if self.piece.form is Form.CHUNK:
+            own = {c.states[0] for c in self.components}
+            events = [e for c in self.program.components for e in c.events]
+            stack += [e.result for e in events if isinstance(e, Probe | Read) and e.state in own]
+        while stack:
+            ref = stack.pop()
+            if ref not in needed:
+                needed.add(ref)
+                if not self._is_leaf(ref):
+                    stack += operands(self.old.values[ref].op)
+        for ref in sorted(needed):
+            self.values.append(self._copied(ref))
+            self.new[ref] = len(self.values) - 1
+        for place, value in enumerate(self.values):
+            if isinstance(value.op, Lag):
+                self.values[place] = replace(value, op=Lag(self.new[value.op.x], value.op.n))
+
+    def _copied(self, ref: Ref) -> Value:
+        value = self.old.values[ref]
+        if ref in self.given:
+            return replace(value, op=Input(self.given[ref]), varies=True)
+        if self._is_leaf(ref):
+            return replace(value, op=Load(f"result {ref}"))
+        if isinstance(value.op, Lag):
+            return value  # its operand may come later, and is put right at the end
+        return replace(value, op=map_operands(value.op, self.new.__getitem__))
+
+    # ------------------------------------------------------------ declarations
+
+    def _recurrence(self) -> Recurrence:
+        old = self.old
+        used = {v.op.name for v in self.values if isinstance(v.op, Input | Param)}
+        passed = [
+            Tensor(name, old.values[ref].dims, old.values[ref].kind)
+            for ref, name in self.given.items()
+            if name in used
+        ]
+        inputs = [t for t in old.inputs if t.name in used]
+        if not inputs and not passed:
+            inputs = [old.inputs[0]]  # tells the number of tokens
+        params = [t for t in old.params if t.name in used]
+        declared = {t.name for t in (*inputs, *params)}
+        arguments = [n for n in old.arguments if n in declared] + [t.name for t in passed]
+        return Recurrence(
+            name=old.name,
+            doc="",
+            dims=old.dims,
+            inputs=(*inputs, *passed),
+            params=tuple(params),
+            scalars=tuple(replace(s, default=self.new[s.default]) for s in old.scalars),
+            states=tuple(self._state(s) for s in self.piece.states),
+            outputs=tuple(self._outputs()),
+            arguments=tuple(arguments),
+            values=tuple(self.values),
+        )
+
+    def _outputs(self) -> list[Output]:
+        old = self.old.values
+        passed = [
+            Output(self.names[r], old[r].dims, old[r].kind, self.new[r]) for r in self.piece.passed
+        ]
+        return [*passed, *(replace(o, value=self.new[o.value]) for o in self.piece.outputs)]
+
+    def _state(self, state: State) -> State:
+        """Initial values are given by the caller; in chunks the events tell the next ones."""
+        if self.piece.form is Form.CHUNK:
+            self.values.append(Value(Prev(state.name), state.dims, state.kind, True))
+            following = len(self.values) - 1
+        else:
+            following = self.new[state.next]
+        self.values.append(Value(Const(0.0), (), Kind.REAL, False))
+        return replace(state, init=len(self.values) - 1, next=following)
+
+    def _component(self, component: Component) -> Component:
+        events = tuple(self._event(e) for e in component.events)
+        return replace(component, events=events, merged=(), culprit=None, refused=())
+
+    def _event(self, event: Event) -> Event:
+        new = self.new
+
+        def at(ref: Ref | None) -> Ref | None:
+            return None if ref is None else new[ref]
+
+        match event:
+            case Decay(_, factor, log):
+                # where there is a logarithm, the factor itself may be out of sight
+                return replace(event, factor=new.get(factor, at(log) or 0), log=at(log))
+            case Probe(_, w, _, result):
+                return replace(event, w=new[w], result=new[result])
+            case Update(_, p, probe, strength):
+                return replace(event, p=new[p], probe=new[probe], strength=at(strength))
+            case Write(_, b, x):
+                return replace(event, b=at(b), x=new[x])
+            case Read(_, q, _, result):
+                return replace(event, q=at(q), result=new[result])

@@ -1,0 +1,386 @@
+"""Renders a chain of stages: each in a form of its own, joined by per-token values.
+
+In: a plan whose program has stages.  Out: a `RenderedForm` per backend that calls the stages'
+functions: forward in order, backward in reverse order with the cotangents of each value summed.
+Stages that the backend cannot print run as tensor operations.
+
+For the backward, values handed on by a stage with a state are kept; those of a stage without are
+computed again, in order of time, before the stages are run against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from scandsl.analysis.program import Form, Stage
+from scandsl.ir.nodes import Dims, Recurrence
+from scandsl.kernels.backward import backward_program
+from scandsl.kernels.chunk import chunk_program
+from scandsl.plan import Plan
+from scandsl.render.chunk_torch import ChunkTorch
+from scandsl.render.chunk_triton import ChunkTriton
+from scandsl.render.form import RenderedForm
+from scandsl.render.functions import FunctionPrinter
+from scandsl.render.layout import (
+    bracketed,
+    docstring,
+    indented,
+    read_only,
+    signature,
+    tuple_assigned,
+)
+from scandsl.render.lowering import lower
+from scandsl.render.map_form import render_map
+from scandsl.render.names import PRIVATE_LOCALS, Names, inner_names
+from scandsl.render.scan import ScanNames, StatePart, base_names, is_smooth, state_parts
+from scandsl.render.sequential import render_sequential
+from scandsl.render.tables import scan_table
+from scandsl.render.triton_kernel import unprintable
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A stage with its names and its forms by backend; `parts` maps its parts to the scan's."""
+
+    stage: Stage
+    names: ScanNames
+    forms: dict[str, RenderedForm]
+    parts: dict[str, str]
+
+    @property
+    def recurrence(self) -> Recurrence:
+        """The recurrence of the stage."""
+        return self.stage.program.recurrence
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what it hands on is kept for the backward."""
+        return self.stage.form in (Form.CHUNK, Form.SEQUENTIAL)
+
+    def form(self, backend: str) -> RenderedForm:
+        """The form for a backend, else the one in tensor operations."""
+        return self.forms.get(backend, self.forms["torch"])
+
+
+def chain_forms(plan: Plan, names: ScanNames, printer: FunctionPrinter) -> tuple[RenderedForm, ...]:
+    """The forms of a chain, torch first."""
+    links = []
+    handed: frozenset[str] = frozenset()
+    for number, stage in enumerate(plan.program.stages, 1):
+        links.append(_link(plan, stage, number, names, printer, handed))
+        handed |= frozenset(stage.passed)
+    backends = dict.fromkeys(["torch", *(b for link in links for b in link.forms)])
+    return tuple(_Chain(names, tuple(links), b).render() for b in backends)
+
+
+def _link(
+    plan: Plan,
+    stage: Stage,
+    number: int,
+    names: ScanNames,
+    printer: FunctionPrinter,
+    handed: frozenset[str],
+) -> _Link:
+    recurrence = stage.program.recurrence
+    own = _stage_names(recurrence, names, number)
+    passed = frozenset(stage.passed)
+    if stage.form is Form.CHUNK:
+        forms = _chunk_forms(plan, stage, own, printer, passed, handed)
+    else:
+        own_printer = FunctionPrinter(recurrence.dims, own.inner_scalars, printer.note)
+        if stage.form is Form.SEQUENTIAL:
+            form = render_sequential(own, lower(recurrence), own_printer, passed)
+        else:
+            form = render_map(own, recurrence, own_printer, passed)
+        printer.helpers |= own_printer.helpers
+        table = "\n".join(scan_table(own, (), None))
+        forms = {"torch": replace(form, tables=(table,))}
+    memory = iter(stage.memories)
+    parts = {
+        p.name: "t" if p.kind == "time" else next(memory) if p.depth else p.name for p in own.state
+    }
+    return _Link(stage, own, forms, parts)
+
+
+def _stage_names(recurrence: Recurrence, names: ScanNames, number: int) -> ScanNames:
+    """Names for the functions of a stage, which nobody calls but the chain."""
+    declared = [*recurrence.arguments, *(s.name for s in recurrence.scalars)]
+    declared += [*(s.name for s in recurrence.states), *(o.name for o in recurrence.outputs)]
+    stem = names.module.stem(f"{names.private.strip('_')}_stage{number}")
+    return replace(
+        names,
+        recurrence=recurrence,
+        public=f"{names.public}, stage {number}",
+        private=stem,
+        table=names.module.table(stem),
+        arguments={n: n for n in recurrence.arguments},
+        inner=inner_names(dict.fromkeys(declared)),
+        state=state_parts(recurrence),
+    )
+
+
+def _chunk_forms(
+    plan: Plan,
+    stage: Stage,
+    names: ScanNames,
+    printer: FunctionPrinter,
+    passed: frozenset[str],
+    handed: frozenset[str],
+) -> dict[str, RenderedForm]:
+    recurrence = stage.program.recurrence
+    forward = chunk_program(stage.program)
+    backward = backward_program(forward, recurrence.inputs, recurrence.params)
+    name = names.private.strip("_")
+    arguments = names.inner
+    torch = ChunkTorch(
+        recurrence, arguments, name, forward, backward, plan.chunk, passed=passed, given=handed
+    )
+    forms = {"torch": torch.render()}
+    printer.helpers |= torch.helpers
+    if unprintable(forward) is None and unprintable(backward.program) is None:
+        triton = ChunkTriton(
+            recurrence, arguments, name, forward, backward, passed=passed, given=handed
+        )
+        forms["triton"] = triton.render()
+    return forms
+
+
+@dataclass(slots=True)
+class _Chain:
+    """The functions of one backend."""
+
+    names: ScanNames
+    links: tuple[_Link, ...]
+    backend: str
+    local: Names = field(init=False)
+    start: dict[str, str] = field(init=False)
+    value: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.local = Names(PRIVATE_LOCALS | {"device", "allow_tf32", "starts", "shares"})
+        self.local.reserve(self.names.inner.values())
+        self.start = {p.name: self.local.fresh(f"start_{p.python}") for p in self.names.state}
+        self.value = {n: self.names.inner[n] for n in self.names.recurrence.arguments}
+        for link in self.links:
+            for name in link.stage.passed:
+                self.value[name] = self.local.fresh(name)
+
+    def render(self) -> RenderedForm:
+        """Both functions, after those of the stages."""
+        stem = f"{self.names.private}_{self.backend}_chain"
+        forward, backward, saved = f"{stem}_forward", f"{stem}_backward", f"{stem}_saved"
+        torch = self.backend == "torch"
+        used = [f for link in self.links if (f := self._rendered(link)) is not None]
+        kept = [self.local.fresh(f"kept_{self.value[n]}") for n in self._kept_values()]
+        kept_by = [
+            [self.local.fresh(f"{k}_{i}") for k in link.form(self.backend).saved]
+            for i, link in enumerate(self.links, 1)
+        ]
+        blocks = [f.source.strip("\n") for f in used]
+        blocks += ["\n".join(self._forward(forward)), "\n".join(self._saved(saved))]
+        blocks.append("\n".join(self._backward(backward, kept, kept_by)))
+        tables = tuple(t for f in used for t in f.tables) if torch else ()
+        names = tuple(n for group in ([kept], kept_by) for part in group for n in part)
+        return RenderedForm(
+            self.backend, "\n\n\n".join(blocks), forward, backward, names, saved, tables=tables
+        )
+
+    def _rendered(self, link: _Link) -> RenderedForm | None:
+        """What has to be printed for this backend: tensor operations are printed once."""
+        if self.backend == "torch":
+            return link.forms["torch"]
+        return link.forms.get(self.backend)
+
+    def _kept_values(self) -> list[str]:
+        """Values of stages with states that later stages read."""
+        out = []
+        for place, link in enumerate(self.links):
+            if link.keeps:
+                later = {n for x in self.links[place + 1 :] for n in x.recurrence.arguments}
+                out += [n for n in link.stage.passed if n in later]
+        return out
+
+    # ------------------------------------------------------------ pieces
+
+    def _parameters(self) -> list[str]:
+        out = [f"{self.names.inner[n]}: Tensor" for n in self.names.recurrence.arguments]
+        out += [f"{s}: float" for s in self.names.inner_scalars.values()]
+        out += [f"{self.start[p.name]}: Tensor | None" for p in self.names.state]
+        return [*out, "cu_seqlens: Tensor | None"]
+
+    def _prologue(self) -> list[str]:
+        lines = tuple_assigned(
+            "given", [self.names.inner[n] for n in self.names.recurrence.arguments]
+        )
+        lines += tuple_assigned("start", [self.start[p.name] for p in self.names.state])
+        lines.append(f"sizes = _measured({self.names.table}, given, start, cu_seqlens)")
+        return lines
+
+    def _arguments(self, link: _Link) -> list[str]:
+        """What the functions of a stage begin with."""
+        out = [self.value[n] for n in link.recurrence.arguments]
+        out += list(self.names.inner_scalars.values())
+        out += [self.start[link.parts[p.name]] for p in link.names.state]
+        return [*out, "cu_seqlens", "sizes"]
+
+    def _lasting(self, link: _Link) -> list[StatePart]:
+        """The parts of a stage's state that are no position."""
+        return [p for p in link.names.state if p.kind != "time"]
+
+    # ------------------------------------------------------------ forward
+
+    def _call(self, link: _Link, save: str, targets: Sequence[str]) -> list[str]:
+        form = link.form(self.backend)
+        call = [*self._arguments(link), save, "allow_tf32"]
+        return bracketed(f"{', '.join(targets)} = {form.forward}(", call, ")", 4)
+
+    def _forward(self, name: str) -> list[str]:
+        lines = self._prologue()
+        outputs: dict[str, str] = {}
+        ends: dict[str, str] = {}
+        saved: list[str] = []
+        for number, link in enumerate(self.links, 1):
+            lines.append(f"# stage {number}: {_words(link)}")
+            targets = [self.local.fresh(f"{t}_{number}") for t in ("results", "ends", "saved")]
+            lines += self._call(link, "save", targets)
+            saved.append(targets[2])
+            for place, output in enumerate(link.recurrence.outputs):
+                text = f"{targets[0]}[{place}]"
+                if output.name in link.stage.passed:
+                    lines.append(f"{self.value[output.name]} = {text}")
+                else:
+                    outputs[output.name] = text
+            for place, part in enumerate(self._lasting(link)):
+                ends[link.parts[part.name]] = f"{targets[1]}[{place}]"
+        results = [outputs[o.name] for o in self.names.recurrence.outputs]
+        lines += tuple_assigned("results", results)
+        finals = [self._end(p, ends) for p in self.names.state]
+        lines += tuple_assigned("state", finals)
+        lines += tuple_assigned("kept", [self.value[n] for n in self._kept_values()])
+        lines += tuple_assigned("saved", self._together(saved))
+        lines.append("return results, state, saved")
+        parameters = [*self._parameters(), "save: bool", "allow_tf32: bool"]
+        head = signature(name, parameters, "tuple[Any, Any, Any]")
+        doc = docstring("The stages one after the other; each hands values of all tokens on.")
+        return [*head, *indented([*doc, *read_only(lines)])]
+
+    def _end(self, part: StatePart, ends: dict[str, str]) -> str:
+        if part.kind != "time":
+            return ends[part.name]
+        device = f"{self.names.inner[self.names.recurrence.arguments[0]]}.device"
+        return f"_positions_after({self.start[part.name]}, sizes, cu_seqlens, {device})"
+
+    def _saved(self, name: str) -> list[str]:
+        head = signature(
+            name, ["sizes: _Sizes", "save: bool"], "tuple[tuple[Any, torch.dtype], ...]"
+        )
+        doc = docstring("What the forward keeps for the backward: shapes and dtypes.")
+        dims = {o.name: o.dims for link in self.links for o in link.recurrence.outputs}
+        shapes = [self._shape(dims[n]) for n in self._kept_values()]
+        lines = tuple_assigned("kept", shapes)
+        calls = [f"{link.form(self.backend).saved_shapes}(sizes, save)" for link in self.links]
+        lines += tuple_assigned("saved", self._together(calls))
+        lines.append("return saved")
+        return [*head, *indented([*doc, *read_only(lines)])]
+
+    def _together(self, parts: Sequence[str]) -> list[str]:
+        """What is kept of values, if there are any, and of the stages."""
+        values = ["*(kept if save else ())"] if self._kept_values() else []
+        return [*values, *(f"*{part}" for part in parts)]
+
+    def _shape(self, dims: Dims) -> str:
+        bases = base_names(self.names.recurrence.dims)
+        sizes = "".join(f', sizes.dim["{bases[d]}"]' for d in dims)
+        return f"((sizes.batch, sizes.length, sizes.heads{sizes}), sizes.dtype)"
+
+    # ------------------------------------------------------------ backward
+
+    def _backward(
+        self, name: str, kept: Sequence[str], kept_by: Sequence[Sequence[str]]
+    ) -> list[str]:
+        recurrence = self.names.recurrence
+        d_out = {o.name: self.local.fresh(f"d_{o.name}") for o in recurrence.outputs}
+        ends = [p for p in self.names.state if p.kind != "time"]
+        d_end = {p.name: self.local.fresh(f"d_end_{p.python}") for p in ends}
+        lines = self._prologue()
+        lines += [f"{self.value[n]} = {k}" for n, k in zip(self._kept_values(), kept, strict=True)]
+        lines += self._again()
+        found: dict[str, list[str]] = {}
+        d_start: dict[str, str] = {}
+        for number in range(len(self.links), 0, -1):
+            lines += self._stage_backward(
+                number, list(kept_by[number - 1]), found, d_start, d_out, d_end
+            )
+        gradients = []
+        for argument in recurrence.arguments:
+            shares = found.get(argument, [])
+            value = self.value[argument]
+            gradients.append(" + ".join(shares) if shares else f"torch.zeros_like({value})")
+        lines += tuple_assigned("gradients", gradients)
+        lines += tuple_assigned("d_start", [d_start[p.name] for p in ends])
+        lines.append("return gradients, d_start")
+        parameters = self._parameters()
+        parameters += [f"{k}: Tensor" for k in [*kept, *(n for part in kept_by for n in part)]]
+        parameters += [f"{d}: Tensor | None" for d in (*d_out.values(), *d_end.values())]
+        parameters.append("allow_tf32: bool")
+        head = signature(name, parameters, "tuple[Any, Any]")
+        doc = docstring("The stages in reverse; the cotangents of each value are summed.")
+        return [*head, *indented([*doc, *read_only(lines)])]
+
+    def _again(self) -> list[str]:
+        """Values that are cheap to compute again, as far as a stage behind them reads them."""
+        lines: list[str] = []
+        for place, link in enumerate(self.links):
+            later = {n for x in self.links[place + 1 :] for n in x.recurrence.arguments}
+            if link.keeps or not later & set(link.stage.passed):
+                continue
+            results = self.local.fresh(f"again_{place + 1}")
+            lines += self._call(link, "False", [results, "_", "_"])
+            for index, output in enumerate(link.recurrence.outputs):
+                if output.name in later:
+                    lines.append(f"{self.value[output.name]} = {results}[{index}]")
+        return lines
+
+    def _stage_backward(
+        self,
+        number: int,
+        kept: list[str],
+        found: dict[str, list[str]],
+        d_start: dict[str, str],
+        d_out: dict[str, str],
+        d_end: dict[str, str],
+    ) -> list[str]:
+        """One stage against time: its gradients join those found so far."""
+        link = self.links[number - 1]
+        lines = [f"# stage {number}: {_words(link)}"]
+        cotangents = []
+        for output in link.recurrence.outputs:
+            if output.name not in link.stage.passed:
+                cotangents.append(d_out[output.name])
+                continue
+            shares = found.get(output.name)
+            d_value = self.local.fresh(f"d_{self.value[output.name]}")
+            sum_ = " + ".join(shares) if shares else f"torch.zeros_like({self.value[output.name]})"
+            lines.append(f"{d_value} = {sum_}")
+            cotangents.append(d_value if is_smooth(output.kind) else "None")
+        ends = [d_end[link.parts[p.name]] for p in self._lasting(link)]
+        call = [*self._arguments(link), *kept, *cotangents, *ends, "allow_tf32"]
+        shares_name = self.local.fresh(f"shares_{number}")
+        starts_name = self.local.fresh(f"starts_{number}")
+        form = link.form(self.backend)
+        lines += bracketed(f"{shares_name}, {starts_name} = {form.backward}(", call, ")", 4)
+        for place, argument in enumerate(link.recurrence.arguments):
+            found.setdefault(argument, []).append(f"{shares_name}[{place}]")
+        for place, part in enumerate(self._lasting(link)):
+            d_start[link.parts[part.name]] = f"{starts_name}[{place}]"
+        return lines
+
+
+def _words(link: _Link) -> str:
+    carried = ", ".join((*(s.name for s in link.recurrence.states), *link.stage.memories))
+    words = {
+        Form.CHUNK: "chunks", Form.SEQUENTIAL: "the loop over tokens", Form.MAP: "maps",
+        Form.CONVOLUTION: "earlier tokens, without a loop",
+    }  # fmt: skip
+    return f"{words[link.stage.form]} ({carried})" if carried else words[link.stage.form]
