@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from scandsl.analysis.program import Decay, Event, Probe, Read, Update, Write
 from scandsl.ir.builder import Builder
@@ -104,7 +105,8 @@ class MatrixState:
     def _decays(self) -> tuple[Decays | None, Decays | None, Decays]:
         """The decays along the contracted dimension, the free one, and along none.
 
-        Those along none go with others where there are any, first with the contracted dimension.
+        Those along none go with others where there are any, first with the contracted dimension;
+        but they stay apart where the others have logarithms and they have not.
         """
         found = [e for e in self.events if isinstance(e, Decay)]
         key = [e for e in found if set(e.dims) & set(self.contracted)]
@@ -115,9 +117,14 @@ class MatrixState:
             along = next((d for e in own for d in e.dims), None)
             return Decays(self.b, self.events, own, along, self.rows, self.row)
 
+        joined: list[Decay] = []
+        if key or value:
+            logs = all(e.log is not None for e in key or value)
+            joined = [e for e in scalar if e.log is not None or not logs]
+        apart = [e for e in scalar if e not in joined]
         if key:
-            return made([*key, *scalar]), made(value) if value else None, made([])
-        return None, made([*value, *scalar]) if value else None, made([] if value else scalar)
+            return made([*key, *joined]), made(value) if value else None, made(apart)
+        return None, made([*value, *joined]) if value else None, made(apart)
 
     # ------------------------------------------------------------ terms
 
@@ -208,9 +215,10 @@ class MatrixState:
         along, across = self._sides(over)
         if q is not None and vector is not None and along is not None:
             matrix = along.scores(q, vector, place, other)
-            if not early:
-                return matrix, None
-            return matrix, b.contract(along.scaled(q, along.among(between)), vector, over)
+            near = along.scaled(q, along.among(between))
+            return self._also_plain(
+                place, other, matrix, b.contract(near, vector, over) if early else None
+            )
         plain = self.plain
         scores = own = None
         if q is not None and vector is not None:
@@ -219,13 +227,24 @@ class MatrixState:
         one = b.expand(b.const(1.0), (ROW,)) if own is None else own
         if across is not None:
             wide = b.expand(b.const(1.0), (ROW, COLUMN)) if scores is None else scores
-            return wide, one if early else None
+            return self._also_plain(place, other, wide, one if early else None)
         whole = plain.covers(place, other)
         weights = plain.weights(place, other, diagonal=whole)
         matrix = weights if scores is None else self._masked(scores, weights)
         if whole or not early:
             return matrix, None
         return matrix, plain.scaled(one, plain.among(between))
+
+    def _also_plain(
+        self, place: int, other: int, matrix: Ref, own: Ref | None
+    ) -> tuple[Ref, Ref | None]:
+        """Coefficients weighted with the decays along none too, if they stand apart."""
+        plain = self.plain
+        if plain.own:
+            matrix = self.b.mul(matrix, plain.weights(place, other, diagonal=False))
+        if own is not None:
+            own = plain.scaled(own, plain.among(self.events[other:place]))
+        return matrix, own
 
     def _masked(self, scores: Ref, weights: Ref) -> Ref:
         b = self.b
@@ -257,8 +276,10 @@ class MatrixState:
         """The vector (or factor) with which an observer meets `S_0`."""
         b = self.b
         whole = b.expand(b.const(1.0), (ROW,)) if q is None else q
-        along = self._sides(over)[0] or self.plain
-        return along.scaled(whole, along.since_start(place))
+        along = self._sides(over)[0]
+        if along is not None:
+            whole = along.scaled(whole, along.since_start(place))
+        return self.plain.scaled(whole, self.plain.since_start(place))
 
     def read(self, event: Read) -> Ref:
         """The result of a read, for all rows."""
@@ -388,8 +409,7 @@ class MatrixState:
         total = self.carried()
         left = [w for w in (side.whole() for side in sides) if w is not None]
         if left:
-            whole = left[0] if len(left) == 1 else b.mul(left[0], left[1])
-            total = b.mul(whole, total)
+            total = b.mul(reduce(b.mul, left), total)
         for term in self.terms():
             value = self._value(term)
             if value is None:
