@@ -110,17 +110,26 @@ def test_chains_agree_with_the_judge(name: str, module: ModuleType) -> None:
         assert run.ok, (run.case, run.failure, [v for v in run.verdicts if not v.ok])
 
 
-TRITON = ("convolved", "stabilised", "sandwich", "preconditioned")
+TRITON = (
+    ("convolved", torch.float32),
+    ("convolved", torch.bfloat16),
+    ("stabilised", torch.float32),
+    ("stabilised", torch.bfloat16),
+    ("sandwich", torch.float32),
+    ("preconditioned", torch.float16),
+)
 
 
-@pytest.mark.parametrize("name", TRITON)
-def test_chains_on_triton_agree_with_the_judge(name: str, module: ModuleType) -> None:
+@pytest.mark.parametrize(("name", "dtype"), TRITON)
+def test_chains_on_triton_agree_with_the_judge(
+    name: str, dtype: torch.dtype, module: ModuleType
+) -> None:
     recurrence = recurrences()[name]
     assert "triton" in backends(module, name)
     own = shared_heads(recurrence)
     packed = Layout(lengths=(66, 0, 1, 3), heads=2, own_heads=own)
     case = Case("packed and carried", packed, carried=True)
-    for run in runs(recurrence, module, [case], only=("triton",), dtypes=(torch.float32,)):
+    for run in runs(recurrence, module, [case], only=("triton",), dtypes=(dtype,)):
         assert run.ok, (run.case, run.failure, [v for v in run.verdicts if not v.ok])
 
 

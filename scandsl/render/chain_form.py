@@ -10,17 +10,14 @@ computed again, in order of time, before the stages are run against it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
-from scandsl.analysis.program import Form, Stage
-from scandsl.ir.nodes import Dims, Recurrence
-from scandsl.kernels.backward import backward_program
-from scandsl.kernels.chunk import chunk_program
+from scandsl.analysis.program import Decay, Form, Program, Stage
+from scandsl.ir.nodes import Dims, Input, Recurrence, Ref, Tensor, operands
 from scandsl.plan import Plan
-from scandsl.render.chunk_torch import ChunkTorch
-from scandsl.render.chunk_triton import ChunkTriton
-from scandsl.render.form import RenderedForm
+from scandsl.render.form import Handed, RenderedForm
 from scandsl.render.functions import FunctionPrinter
 from scandsl.render.layout import (
     bracketed,
@@ -30,13 +27,11 @@ from scandsl.render.layout import (
     signature,
     tuple_assigned,
 )
-from scandsl.render.lowering import lower
+from scandsl.render.lowering import Lowered, lower
 from scandsl.render.map_form import render_map
 from scandsl.render.names import PRIVATE_LOCALS, Names, inner_names
 from scandsl.render.scan import ScanNames, StatePart, base_names, is_smooth, state_parts
-from scandsl.render.sequential import render_sequential
 from scandsl.render.tables import scan_table
-from scandsl.render.triton_kernel import unprintable
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +42,7 @@ class _Link:
     names: ScanNames
     forms: dict[str, RenderedForm]
     parts: dict[str, str]
+    handed: Handed
 
     @property
     def recurrence(self) -> Recurrence:
@@ -63,15 +59,49 @@ class _Link:
         return self.forms.get(backend, self.forms["torch"])
 
 
-def chain_forms(plan: Plan, names: ScanNames, printer: FunctionPrinter) -> tuple[RenderedForm, ...]:
-    """The forms of a chain, torch first."""
-    links = []
-    handed: frozenset[str] = frozenset()
+Renderer: TypeAlias = Callable[
+    [Plan, ScanNames, Lowered, FunctionPrinter, Handed | None], tuple[RenderedForm, ...]
+]
+
+
+def chain_forms(
+    plan: Plan, names: ScanNames, printer: FunctionPrinter, render: Renderer
+) -> tuple[RenderedForm, ...]:
+    """The forms of a chain, torch first; `render` gives the forms of a stage with states."""
+    links: list[_Link] = []
+    cheap: set[str] = set()  # values of stages without states
+    given: set[str] = set()
     for number, stage in enumerate(plan.program.stages, 1):
-        links.append(_link(plan, stage, number, names, printer, handed))
-        handed |= frozenset(stage.passed)
+        inputs = {t.name for t in stage.program.recurrence.inputs if t.dims} & given
+        handed = Handed(
+            passed=frozenset(stage.passed),
+            given=frozenset(given),
+            wide=frozenset(inputs - (cheap - _in_decays(stage.program))),
+        )
+        links.append(_link(plan, stage, number, names, printer, handed, render))
+        given |= set(stage.passed)
+        if stage.form in (Form.MAP, Form.CONVOLUTION):
+            cheap |= set(stage.passed)
     backends = dict.fromkeys(["torch", *(b for link in links for b in link.forms)])
     return tuple(_Chain(names, tuple(links), b).render() for b in backends)
+
+
+def _in_decays(program: Program) -> set[str]:
+    """The inputs that some decay is computed from: rounding them would grow along a sequence."""
+    values = program.recurrence.values
+    events = [e for c in program.components for e in c.events if isinstance(e, Decay)]
+    stack = [r for e in events for r in (e.factor, e.log) if r is not None]
+    seen: set[Ref] = set()
+    found = set()
+    while stack:
+        ref = stack.pop()
+        if ref not in seen:
+            seen.add(ref)
+            op = values[ref].op
+            stack += operands(op)
+            if isinstance(op, Input):
+                found.add(op.name)
+    return found
 
 
 def _link(
@@ -80,27 +110,27 @@ def _link(
     number: int,
     names: ScanNames,
     printer: FunctionPrinter,
-    handed: frozenset[str],
+    handed: Handed,
+    render: Renderer,
 ) -> _Link:
     recurrence = stage.program.recurrence
     own = _stage_names(recurrence, names, number)
-    passed = frozenset(stage.passed)
-    if stage.form is Form.CHUNK:
-        forms = _chunk_forms(plan, stage, own, printer, passed, handed)
+    own_printer = FunctionPrinter(recurrence.dims, own.inner_scalars, printer.note)
+    if stage.form in (Form.CHUNK, Form.SEQUENTIAL):
+        part = replace(plan, program=stage.program, form=stage.form)
+        rendered = render(part, own, lower(recurrence), own_printer, handed)
     else:
-        own_printer = FunctionPrinter(recurrence.dims, own.inner_scalars, printer.note)
-        if stage.form is Form.SEQUENTIAL:
-            form = render_sequential(own, lower(recurrence), own_printer, passed)
-        else:
-            form = render_map(own, recurrence, own_printer, passed)
-        printer.helpers |= own_printer.helpers
+        rendered = (render_map(own, recurrence, own_printer, handed.passed),)
+    printer.helpers |= own_printer.helpers
+    forms = {f.backend: f for f in rendered}
+    if stage.form is not Form.CHUNK:
         table = "\n".join(scan_table(own, (), None))
-        forms = {"torch": replace(form, tables=(table,))}
+        forms["torch"] = replace(forms["torch"], tables=(table,))
     memory = iter(stage.memories)
     parts = {
         p.name: "t" if p.kind == "time" else next(memory) if p.depth else p.name for p in own.state
     }
-    return _Link(stage, own, forms, parts)
+    return _Link(stage, own, forms, parts, handed)
 
 
 def _stage_names(recurrence: Recurrence, names: ScanNames, number: int) -> ScanNames:
@@ -118,32 +148,6 @@ def _stage_names(recurrence: Recurrence, names: ScanNames, number: int) -> ScanN
         inner=inner_names(dict.fromkeys(declared)),
         state=state_parts(recurrence),
     )
-
-
-def _chunk_forms(
-    plan: Plan,
-    stage: Stage,
-    names: ScanNames,
-    printer: FunctionPrinter,
-    passed: frozenset[str],
-    handed: frozenset[str],
-) -> dict[str, RenderedForm]:
-    recurrence = stage.program.recurrence
-    forward = chunk_program(stage.program)
-    backward = backward_program(forward, recurrence.inputs, recurrence.params)
-    name = names.private.strip("_")
-    arguments = names.inner
-    torch = ChunkTorch(
-        recurrence, arguments, name, forward, backward, plan.chunk, passed=passed, given=handed
-    )
-    forms = {"torch": torch.render()}
-    printer.helpers |= torch.helpers
-    if unprintable(forward) is None and unprintable(backward.program) is None:
-        triton = ChunkTriton(
-            recurrence, arguments, name, forward, backward, passed=passed, given=handed
-        )
-        forms["triton"] = triton.render()
-    return forms
 
 
 @dataclass(slots=True)
@@ -219,10 +223,18 @@ class _Chain:
 
     def _arguments(self, link: _Link) -> list[str]:
         """What the functions of a stage begin with."""
-        out = [self.value[n] for n in link.recurrence.arguments]
+        out = [self._argument(link, n) for n in link.recurrence.arguments]
         out += list(self.names.inner_scalars.values())
         out += [self.start[link.parts[p.name]] for p in link.names.state]
         return [*out, "cu_seqlens", "sizes"]
+
+    def _argument(self, link: _Link, name: str) -> str:
+        """A tensor as a stage takes it: kernels take vectors as narrow as those of the scan."""
+        vector = next(t.dims for t in _tensors(link.recurrence) if t.name == name)
+        narrow = name in link.handed.given - link.handed.wide and vector
+        if narrow and self.backend == "triton" and link.form(self.backend).backend == "triton":
+            return f"{self.value[name]}.to(sizes.storage)"
+        return self.value[name]
 
     def _lasting(self, link: _Link) -> list[StatePart]:
         """The parts of a stage's state that are no position."""
@@ -375,6 +387,10 @@ class _Chain:
         for place, part in enumerate(self._lasting(link)):
             d_start[link.parts[part.name]] = f"{starts_name}[{place}]"
         return lines
+
+
+def _tensors(recurrence: Recurrence) -> tuple[Tensor, ...]:
+    return (*recurrence.inputs, *recurrence.params)
 
 
 def _words(link: _Link) -> str:

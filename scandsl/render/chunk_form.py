@@ -10,14 +10,14 @@ from scandsl.ir.nodes import Kind, Recurrence, Tensor, uses_time
 from scandsl.kernels.backward import Backward
 from scandsl.kernels.precision import cancels
 from scandsl.kernels.program import ChunkProgram
+from scandsl.render.form import Handed
 
 
 @dataclass(slots=True)
 class ChunkForm:
     """One recurrence with its chunk programs; `arg` maps declared to Python names.
 
-    A stage of a chain is handed the sizes of its scan; `passed` names the outputs that it hands on,
-    `given` the inputs that earlier stages handed on to it.
+    A stage of a chain is handed the sizes of its scan, and values of earlier stages.
     """
 
     recurrence: Recurrence
@@ -25,8 +25,7 @@ class ChunkForm:
     name: str
     forward: ChunkProgram
     backward: Backward
-    passed: frozenset[str] | None = field(default=None, kw_only=True)
-    given: frozenset[str] = field(default=frozenset(), kw_only=True)
+    handed: Handed | None = field(default=None, kw_only=True)
 
     @property
     def uses_time(self) -> bool:
@@ -36,14 +35,20 @@ class ChunkForm:
     @property
     def storage(self) -> str:
         """The type of kept matrices on Triton, as text of the functions that are given sizes."""
-        wide = cancels(self.forward) or (self.passed is not None and not self.narrow)
+        wide = cancels(self.forward) or (self.handed is not None and not self._narrow)
         return "sizes.dtype" if wide else "sizes.storage"
 
     @property
-    def narrow(self) -> bool:
-        """Whether the vectors of a stage are all inputs of the scan, in the callers' dtype."""
+    def _narrow(self) -> bool:
+        """Whether a stage has vectors, all of them in the dtype of those of the scan."""
+        wide = frozenset() if self.handed is None else self.handed.wide
         vectors = [t for t in self.recurrence.inputs if t.dims]
-        return bool(vectors) and not any(t.name in self.given for t in vectors)
+        return bool(vectors) and not any(t.name in wide for t in vectors)
+
+    @property
+    def passed(self) -> frozenset[str] | None:
+        """The outputs that a stage hands on; `None` for a scan in one piece."""
+        return None if self.handed is None else self.handed.passed
 
     @property
     def tensors(self) -> list[Tensor]:

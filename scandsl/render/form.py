@@ -59,3 +59,15 @@ class RenderedForm:
     saved_shapes: str
     slices: RenderedSlices | None = None
     tables: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What a stage hands on, and which of its inputs earlier stages handed on to it.
+
+    `wide` are those of the latter that are vectors and keep the compute dtype on every backend.
+    """
+
+    passed: frozenset[str]
+    given: frozenset[str]
+    wide: frozenset[str]

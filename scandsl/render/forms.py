@@ -17,7 +17,7 @@ from scandsl.render.chain_form import chain_forms
 from scandsl.render.chunk_form import ChunkForm
 from scandsl.render.chunk_torch import ChunkTorch
 from scandsl.render.chunk_triton import ChunkTriton
-from scandsl.render.form import RenderedForm
+from scandsl.render.form import Handed, RenderedForm
 from scandsl.render.functions import FunctionPrinter
 from scandsl.render.lowering import Lowered
 from scandsl.render.scan import ScanNames
@@ -29,24 +29,29 @@ from scandsl.render.triton_kernel import unprintable
 
 
 def forms_of(
-    plan: Plan, names: ScanNames, lowered: Lowered, printer: FunctionPrinter
+    plan: Plan,
+    names: ScanNames,
+    lowered: Lowered,
+    printer: FunctionPrinter,
+    handed: Handed | None = None,
 ) -> tuple[RenderedForm, ...]:
-    """The forms of one scan."""
+    """The forms of one scan, or of a stage of a chain with what goes between it and others."""
     if plan.form is Form.CHAIN:
-        return chain_forms(plan, names, printer)
+        return chain_forms(plan, names, printer, forms_of)
     if plan.form is not Form.CHUNK:
-        return (render_sequential(names, lowered, printer),)
+        passed = None if handed is None else handed.passed
+        return (render_sequential(names, lowered, printer, passed),)
     recurrence = plan.program.recurrence
     forward = chunk_program(plan.program)
     backward = backward_program(forward, recurrence.inputs, recurrence.params)
     name = names.private.strip("_")
     arguments = names.inner
-    torch = ChunkTorch(recurrence, arguments, name, forward, backward, plan.chunk)
-    slices, helpers = render_slices(torch)
+    torch = ChunkTorch(recurrence, arguments, name, forward, backward, plan.chunk, handed=handed)
+    slices, helpers = render_slices(torch) if handed is None else (None, set())
     forms = [replace(torch.render(), slices=slices)]
     printer.helpers.update(torch.helpers, helpers)
     if unprintable(forward) is None and unprintable(backward.program) is None:
-        triton = ChunkTriton(recurrence, arguments, name, forward, backward)
+        triton = ChunkTriton(recurrence, arguments, name, forward, backward, handed=handed)
         rendered = triton.render()
         if slices is not None:
             rendered = replace(rendered, slices=render_slices_triton(triton, rendered, slices))
