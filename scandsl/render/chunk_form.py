@@ -143,7 +143,7 @@ class ChunkForm:
     def saved_shapes(self, name: str, size: str, flat: bool) -> list[str]:
         """The function that gives shapes and dtypes of the kept carries.
 
-        `flat` ones lie as `[chunks of all rows, H, ...]`, others as `[B, H, chunks of a row, ...]`.
+        `flat` ones lie as `[chunks of all rows, H, ...]`, others as `[chunks of a row, B, H, ...]`.
         """
         lines = [f"def {name}(sizes: _Sizes, save: bool) -> tuple[tuple[Any, torch.dtype], ...]:"]
         body = ['"""What the forward keeps for the backward: shapes and dtypes."""']
@@ -156,7 +156,7 @@ class ChunkForm:
             base = {d.name: d.base or d.name for d in self.recurrence.dims}
             order = carry.dims if flat else self.canonical(carry.dims)
             inner = [f'sizes.dim["{base[d]}"]' for d in order]
-            lead = ["sizes.batch", "sizes.heads", "count"]
+            lead = ["count", "sizes.batch", "sizes.heads"]
             if flat:
                 lead = ["rows", "sizes.heads"]
             dtype = self.storage if flat and wide else "sizes.dtype"
@@ -189,8 +189,9 @@ def definition(name: str, parameters: Sequence[str]) -> list[str]:
 
 
 def call(target: str, function: str, arguments: Sequence[str]) -> list[str]:
-    """`target = function(arguments)`, or one line an argument."""
-    line = f"{target} = {function}({', '.join(arguments)})"
+    """`target = function(arguments)`, or one line an argument; no target, no assignment."""
+    start = f"{target} = {function}(" if target else f"{function}("
+    line = f"{start}{', '.join(arguments)})"
     if len(line) <= 84:
         return [line]
-    return [f"{target} = {function}(", *(f"    {a}," for a in arguments), ")"]
+    return [start, *(f"    {a}," for a in arguments), ")"]

@@ -1,7 +1,8 @@
-"""Renders the chunked form in tensor operations: all chunks at once, and a loop for the carries.
+"""Renders the chunked form in tensor operations: many chunks at once, a loop for the carries.
 
 In: the forward and backward chunk programs of a recurrence.  Out: the source of two functions with
-the calling convention of `scandsl.render.form`.  Values lie as `[B, H, N, *dims]` with N chunks.
+the calling convention of `scandsl.render.form`.  The chunks are computed piece by piece, N chunks
+at once, so that memory stays bounded; values lie as `[N, B, H, *dims]`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from scandsl.ir.nodes import (
 )
 from scandsl.kernels.backward import cotangent
 from scandsl.kernels.carry_map import INTO, with_carry_maps
-from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Split, Store
+from scandsl.kernels.factors import gathered
+from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.split import split
 from scandsl.render.chunk_form import ChunkForm, call, definition, tuple_of, unpacked
 from scandsl.render.form import RenderedForm
@@ -79,17 +81,17 @@ class ChunkTorch(ChunkForm):
         ]
 
     def _sizes(self) -> dict[str, str]:
-        sizes = dict.fromkeys((ROW, COLUMN, INNER), "chunks.size")
+        sizes = dict.fromkeys((ROW, COLUMN, INNER), "length")
         sizes |= {d.name: self.size(d.name) for d in self.recurrence.dims}
         return sizes | {INTO + d.name: self.size(d.name) for d in self.recurrence.dims}
 
     def _shape(self, carry: Carry) -> str:
         sizes = self._sizes()
-        parts = ["chunks.sequences", "heads", *(sizes[d] for d in carry.dims)]
-        return ", ".join(parts)
+        return tuple_of(["heads", *(sizes[d] for d in self.canonical(carry.dims))])
 
     def _names(self) -> Names:
         taken = {*self.parameters(), "dtype", "heads", "device", "chunks", "save", "n", "step"}
+        taken |= {"piece", "first", "last"}
         taken |= {
             "length",
             "shape",
@@ -104,7 +106,7 @@ class ChunkTorch(ChunkForm):
         taken |= {self.size_name(d.name) for d in self.recurrence.dims}
         for carry in (*self.forward.carries, *self.backward.program.carries):
             own = self.carry_arg(carry.name)
-            taken |= {f"kept_{own}", f"end_{own}"}
+            taken |= {f"kept_{own}", f"all_{own}", f"end_{own}"}
         return Names(taken)
 
     def _used(self, program: ChunkProgram, refs: Sequence[Ref]) -> list[tuple[Ref, Value]]:
@@ -132,7 +134,7 @@ class ChunkTorch(ChunkForm):
                 case Input(name):
                     arg = self.arg[name]
                     own = self.tensor(name).dims
-                    text = f"_rows({arg}, chunks, heads, dtype, zero=False)"
+                    text = f"_rows({arg}, piece, heads, dtype, zero=False)"
                     text = self._moved(text, 4, own, self.canonical(own))
                     leaf[ref] = names.fresh(f"{arg}_rows")
                     lines.append(f"{leaf[ref]} = {text}")
@@ -142,21 +144,21 @@ class ChunkTorch(ChunkForm):
                     leaf[ref] = names.fresh(f"{arg}_heads")
                     text = f"_param({arg}, heads, dtype)"
                     text = self._moved(text, 1, own, self.canonical(own))
-                    lines.append(f"{leaf[ref]} = {text}.unsqueeze(1)")
+                    lines.append(f"{leaf[ref]} = {text}")
                     self.helpers.add("_param")
                 case Row():
                     leaf[ref] = names.fresh("rows")
-                    lines.append(f"{leaf[ref]} = _row_mask(chunks, device)")
+                    lines.append(f"{leaf[ref]} = _row_mask(piece, device)")
                 case Load(name) if name == POSITION:
                     leaf[ref] = names.fresh("position")
-                    lines.append(f"{leaf[ref]} = _positions(chunks, start_t)")
+                    lines.append(f"{leaf[ref]} = _positions(piece, start_t)")
                 case Load(name) if name in kept:
                     leaf[ref] = kept[name]
                 case Load(name):
                     out = self._output(name)
                     arg = f"d_{self.arg[out.name]}"
                     leaf[ref] = names.fresh(f"{arg}_rows")
-                    text = f"_rows({arg}, chunks, heads, dtype, zero=True)"
+                    text = f"_rows({arg}, piece, heads, dtype, zero=True)"
                     text = self._moved(text, 4, out.dims, self.canonical(out.dims))
                     lines.append(f"{leaf[ref]} = {text}")
                 case Scalar(name):
@@ -177,35 +179,10 @@ class ChunkTorch(ChunkForm):
                 return Text(leaf[ref], number=ref in numbers)
             return None
 
-        return Scope(leaf=find, sizes=self._sizes())
+        return Scope(leaf=find, sizes=self._sizes(), in_place=True)
 
     def _scalars(self, program: ChunkProgram) -> frozenset[Ref]:
         return frozenset(r for r, v in enumerate(program.values) if isinstance(v.op, Scalar))
-
-    def _before(
-        self, program: ChunkProgram, parts: Split, leaf: dict[Ref, str], names: Names
-    ) -> tuple[list[str], dict[Ref, str], frozenset[Ref]]:
-        """Everything that does not look at the carries, as far as the rest needs it."""
-        roots = [c.next for c in program.carries] + [x.value for x in program.stores]
-        wanted = self._boundary(program, parts.before, (*parts.inside, *parts.after))
-        wanted += [r for r in dict.fromkeys(roots) if r in parts.before and r not in wanted]
-        printer = TorchPrinter(program.values, self._scope(leaf, self._scalars(program)), names)
-        texts = printer.emit(wanted)
-        lines = printer.lines
-        found: dict[Ref, str] = {}
-        plain: set[Ref] = set()
-        for ref, text in zip(wanted, texts, strict=True):
-            if printer.is_number(ref):
-                plain.add(ref)
-                atom = text.isidentifier() or text.replace(".", "").isdigit()
-                text = text if atom else f"({text})"
-            elif not text.isidentifier():
-                name = names.fresh("part", numbered=True)
-                lines.append(f"{name} = {text}")
-                text = name
-            found[ref] = text
-        self.helpers |= printer.helpers
-        return lines, found, frozenset(plain)
 
     def _boundary(
         self, program: ChunkProgram, first: Sequence[Ref], then: Sequence[Ref]
@@ -227,12 +204,8 @@ class ChunkTorch(ChunkForm):
             value = program.values[ref]
             if ref in plain:
                 leaf[ref] = text
-            elif value.varies:
-                leaf[ref] = f"{text}[:, :, n]"
-            elif self._has_heads(program, ref):
-                leaf[ref] = f"{text}.select(1, 0)"
             else:
-                leaf[ref] = text
+                leaf[ref] = f"{text}[n]" if value.varies else text
         carried = []
         for carry in program.carries:
             name = names.fresh(f"carry_{self.carry_arg(carry.name)}")
@@ -255,44 +228,50 @@ class ChunkTorch(ChunkForm):
         """Whether a carry's next value depends on nothing that has batch and head axes."""
         return not program.values[ref].varies
 
-    def _has_heads(self, program: ChunkProgram, ref: Ref) -> bool:
-        if isinstance(program.values[ref].op, Param):
-            return True
-        return any(self._has_heads(program, r) for r in _operands(program, ref))
-
     def _body(
-        self,
-        program: ChunkProgram,
-        names: Names,
-        kept: dict[str, str],
-        starts: Sequence[str],
+        self, program: ChunkProgram, names: Names, kept: dict[str, str]
     ) -> tuple[list[str], list[str]]:
-        """All statements, and the expressions of the stores; ends have the names `end_…`."""
-        program = with_carry_maps(program)
+        """The statements for one piece, and the expressions of the stores."""
+        program = gathered(with_carry_maps(program))
         parts = split(program)
         need = [r for r, v in enumerate(program.values) if not self._is_carry(program, v)]
         lines, leaf = self._load_leaves(program, need, names, kept)
-        before, found, plain = self._before(program, parts, leaf, names)
-        lines += before
-        affine = self._affine(program, found, plain)
-        linear = self._linear(program, found) if affine is None else None
-        if linear is not None:
-            lines += self._run_loop(program, starts, "_walk_linear", linear)
-        elif affine is None:
-            lines += ["", *self._step(program, found, plain, names), ""]
-            lines += self._run_loop(program, starts, "_walk", ["step"])
-        else:
-            lines += self._run_loop(program, starts, "_walk_affine", affine)
-        for carry in program.carries:
-            for ref, value in enumerate(program.values):
-                if isinstance(value.op, Load) and value.op.name == carry.name:
-                    found[ref] = f"kept_{self.carry_arg(carry.name)}"
-        printer = TorchPrinter(program.values, self._scope({**leaf, **found}, plain), names)
+        for ref, value in enumerate(program.values):
+            if self._is_carry(program, value) and isinstance(value.op, Load):
+                leaf[ref] = f"kept_{self.carry_arg(value.op.name)}"
+        printer = TorchPrinter(program.values, self._scope(leaf, self._scalars(program)), names)
+        before = set(parts.before)
+        wanted = self._boundary(program, parts.before, parts.inside)
+        wanted += [c.next for c in program.carries if c.next in before and c.next not in wanted]
         roots = [x.value for x in program.stores]
+        printer.expect([*wanted, *roots])
+        printer.emit(wanted)
+        found = {ref: printer.named(ref) for ref in wanted}
+        plain = frozenset(ref for ref in wanted if printer.is_number(ref))
+        lines += printer.lines
+        printer.lines = []
+        lines += self._loop(program, names, found, plain)
         printer.emit(roots)
         self.helpers |= printer.helpers
-        texts = [printer.tensor_of(r) for r in roots]
+        texts = []
+        for store in program.stores:
+            plain_layout = store.dims == self.canonical(store.dims)
+            varies = program.values[store.value].varies
+            texts.append(printer.tensor_of(store.value, atom=not (plain_layout and varies)))
         return [*lines, *printer.lines], texts
+
+    def _loop(
+        self, program: ChunkProgram, names: Names, found: dict[Ref, str], plain: frozenset[Ref]
+    ) -> list[str]:
+        """The walk over the chunks of a piece."""
+        affine = self._affine(program, found, plain)
+        if affine is not None:
+            return self._run_loop(program, "_walk_affine", affine)
+        linear = self._linear(program, found)
+        if linear is not None:
+            return self._run_loop(program, "_walk_linear", linear)
+        step = self._step(program, found, plain, names)
+        return ["", *step, "", *self._run_loop(program, "_walk", ["step"])]
 
     def _is_carry(self, program: ChunkProgram, value: Value) -> bool:
         carried = {c.name for c in program.carries}
@@ -370,61 +349,84 @@ class ChunkTorch(ChunkForm):
             terms.append(found[term])
         return [tuple_of(matrices), tuple_of(terms)]
 
-    def _run_loop(
-        self, program: ChunkProgram, starts: Sequence[str], walk: str, how: list[str]
-    ) -> list[str]:
-        lines: list[str] = []
-        kept_names = self.kept(program)
-        end_names = [f"end_{self.carry_arg(c.name)}" for c in program.carries]
-        for carry, start, name in zip(program.carries, starts, end_names, strict=True):
-            own = self.canonical(carry.dims)
-            lines.append(f"if {start} is None:")
-            lines.append(f"    shape = ({self._shape(carry)})")
-            lines.append(f"    {start} = torch.zeros(shape, dtype=dtype, device=device)")
-            lines.append(f"{name} = {self._moved(start, 2, carry.dims, own)}.to(dtype)")
-        arguments = [*how, tuple_of(end_names), "chunks", f"reverse={program.reverse}"]
-        lines += call("kept, ends", walk, arguments)
-        lines.append(f"{unpacked(kept_names)} = kept")
-        lines.append(f"{unpacked(end_names)} = ends")
-        return lines
+    def _run_loop(self, program: ChunkProgram, walk: str, how: list[str]) -> list[str]:
+        ends = [f"end_{self.carry_arg(c.name)}" for c in program.carries]
+        whole = [f"all_{self.carry_arg(c.name)}" for c in program.carries]
+        into = ["None"] * len(whole) if program.reverse else whole
+        arguments = [*how, tuple_of(ends), "piece", f"reverse={program.reverse}"]
+        arguments.append(f"into={tuple_of(into)}")
+        return call(unpacked(self.kept(program)), walk, arguments)
 
     # ------------------------------------------------------------ functions
+
+    def _carried(self, program: ChunkProgram, starts: Sequence[str]) -> list[str]:
+        """Statements that make room for the states that are handed on."""
+        lines: list[str] = []
+        for carry, start in zip(program.carries, starts, strict=True):
+            own = self.canonical(carry.dims)
+            moved = self._moved(start, 2, carry.dims, own)
+            given = start if moved == start else f"None if {start} is None else {moved}"
+            arguments = [given, self._shape(carry), "chunks", "dtype", "device"]
+            lines += call(f"end_{self.carry_arg(carry.name)}", "_carried", arguments)
+        return lines
+
+    def _pieces(self, program: ChunkProgram, body: list[str]) -> list[str]:
+        """The loop over pieces."""
+        inner = {d for v in program.values for d in v.dims} - {ROW, COLUMN, INNER}
+        sizes = self._sizes()
+        widths = list(dict.fromkeys(sizes[d] for d in self._order(inner)))
+        widest = f"max({', '.join(widths)})" if len(widths) > 1 else "".join(widths) or "1"
+        arguments = ["chunks", "heads", widest, "device", f"reverse={program.reverse}"]
+        return [f"for piece in _pieces({', '.join(arguments)}):", *indented(body)]
+
+    def _order(self, dims: set[str]) -> list[str]:
+        known = [d.name for d in self.recurrence.dims]
+        return [*(d for d in known if d in dims), *sorted(dims - set(known))]
 
     def _ends(self, program: ChunkProgram) -> list[str]:
         out = []
         for carry in program.carries:
-            text = f"end_{self.carry_arg(carry.name)}"
+            text = f"end_{self.carry_arg(carry.name)}[: chunks.sequences]"
             out.append(self._moved(text, 2, self.canonical(carry.dims), carry.dims))
         return out
 
-    def _stored(
-        self, target: str, store: Store, text: str, dtype: str, varies: bool = True
-    ) -> list[str]:
+    def _put(self, target: str, store: Store, text: str, varies: bool = True) -> list[str]:
+        """Statements that write one piece of a result."""
         own = self.canonical(store.dims)
-        if not varies:  # it may lack the axes of batch, heads and chunks
-            lead = ["chunks.batch", "heads", "chunks.per_row", "chunks.size"]
+        if not varies:  # it may lack the axes of chunks, batch and heads
+            lead = ["piece.per_row", "chunks.batch", "heads", "length"]
             text = f"{text}.expand({', '.join([*lead, *(self._sizes()[d] for d in own)])})"
         text = self._moved(text, 4, own, store.dims)
-        return call(target, "_tokens", [text, "chunks", "heads", dtype])
+        return call("", "_put", [target, text, "piece", "heads"])
+
+    def _inner(self, store: Store) -> str:
+        sizes = self._sizes()
+        return tuple_of([sizes[d] for d in store.dims])
 
     def forward_function(self, name: str, doc: str) -> str:
         """The forward, or what else the forward program says."""
+        program = self.forward
         names = self._names()
-        kept: dict[str, str] = {}
-        lines = self._prelude()
-        body, texts = self._body(self.forward, names, kept, self.starts())
-        lines += body
-        outputs = []
-        for store, text in zip(self.forward.stores, texts, strict=True):
-            target = self.result_dtype(store.name, store.kind)
-            var = names.fresh(f"out_{self.arg[store.name]}")
-            varies = self.forward.values[store.value].varies
-            lines += self._stored(var, store, text, target, varies)
-            outputs.append(var)
-        finals = self._ends(self.forward)
+        lines = [*self._prelude(), *self._carried(program, self.starts())]
+        for carry in program.carries:
+            shape = ["chunks.per_row", "chunks.batch", self._shape(carry).removeprefix("(")]
+            text = f"torch.empty(({', '.join(shape)}, dtype=dtype, device=device)"
+            lines.append(f"all_{self.carry_arg(carry.name)} = {text} if save else None")
+        targets = [names.fresh(f"out_{self.arg[s.name]}") for s in program.stores]
+        for store, target in zip(program.stores, targets, strict=True):
+            dtype = self.result_dtype(store.name, store.kind)
+            arguments = [self.first, "heads", self._inner(store), dtype, "chunks"]
+            lines += call(target, "_all_tokens", arguments)
+        body, texts = self._body(program, names, {})
+        for store, target, text in zip(program.stores, targets, texts, strict=True):
+            body += self._put(target, store, text, program.values[store.value].varies)
+        lines += self._pieces(program, body)
+        finals = self._ends(program)
         if self.uses_time:
             finals.append("_end_position(start_t, chunks)")
-        lines.append(f"saved = {tuple_of(self.kept(self.forward))} if save else ()")
+        whole = [f"all_{self.carry_arg(c.name)}" for c in program.carries]
+        outputs = [f"_complete({t}, chunks)" for t in targets]
+        lines.append(f"saved = {tuple_of(whole)} if save else ()")
         lines.append(f"return {tuple_of(outputs)}, {tuple_of(finals)}, saved")
         head = definition(name, [*self.parameters(), "save", "allow_tf32"])
         return "\n".join([*head, *indented([f'"""{doc}"""', "del allow_tf32", *lines])])
@@ -434,40 +436,49 @@ class ChunkTorch(ChunkForm):
         program = self.backward.program
         names = self._names()
         kept = {c.name: f"kept_{self.arg[c.name]}" for c in self.forward.carries}
+        whole = {c.name: f"all_{self.arg[c.name]}" for c in self.forward.carries}
         d_outputs = [f"d_{self.arg[o.name]}" for o in self.recurrence.outputs]
         d_finals = [f"d_end_{self.arg[s.name]}" for s in self.recurrence.states]
-        names.reserve([*kept.values(), *d_outputs, *d_finals, "kept", "ends", "gradients"])
+        names.reserve([*kept.values(), *whole.values(), *d_outputs, *d_finals])
         names.reserve([f"grad_{self.arg[t.name]}" for t in self.tensors])
-        lines = self._prelude()
-        body, texts = self._body(program, names, kept, d_finals)
-        lines += body
-        grads = {s.name: (s, text) for s, text in zip(program.stores, texts, strict=True)}
+        lines = [*self._prelude(), *self._carried(program, d_finals)]
+        body = ["first, last = piece.first, piece.first + piece.per_row"]
+        body += [f"{kept[c]} = {whole[c]}[first:last]" for c in kept]
+        statements, texts = self._body(program, names, kept)
+        body += statements
+        stores = {s.name: (s, text) for s, text in zip(program.stores, texts, strict=True)}
         results = []
         for tensor in self.tensors:
-            arg = self.arg[tensor.name]
-            found = grads.get(cotangent(tensor.name))
+            found = stores.get(cotangent(tensor.name))
             if found is None:
-                results.append(f"torch.zeros_like({arg})")
+                results.append(f"torch.zeros_like({self.arg[tensor.name]})")
                 continue
-            lines += self._gradient(f"grad_{arg}", tensor, *found)
-            results.append(f"grad_{arg}")
-        ends = self._ends(program)
-        parameters = [*self.parameters(), *self.kept(self.forward)]
+            room, put, result = self._gradient(tensor, *found)
+            lines += room
+            body += put
+            results.append(result)
+        lines += self._pieces(program, body)
+        parameters = [*self.parameters(), *whole.values()]
         parameters += [*d_outputs, *d_finals, "allow_tf32"]
         lines += [f"gradients = {tuple_of(results)}"]
-        lines.append(f"return gradients, {tuple_of(ends)}")
+        lines.append(f"return gradients, {tuple_of(self._ends(program))}")
         head = definition(name, parameters)
         return "\n".join([*head, *indented([f'"""{doc}"""', "del allow_tf32", *lines])])
 
-    def _gradient(self, target: str, tensor: Tensor, store: Store, text: str) -> list[str]:
-        """The cotangent of a tensor in its own layout and dtype."""
+    def _gradient(
+        self, tensor: Tensor, store: Store, text: str
+    ) -> tuple[list[str], list[str], str]:
+        """Room for the cotangent of a tensor, what one piece adds, and the result."""
         arg = self.arg[tensor.name]
+        target = f"grad_{arg}"
         if not self.is_input(tensor):
             moved = self._moved(text, 3, self.canonical(store.dims), store.dims)
-            return call(target, "_param_sum", [moved, "chunks", "heads", arg])
-        lines = self._stored(target, store, text, "dtype")
-        group = f"_group_sum({target}, {arg}.shape[2], 2)"
-        return [*lines, f"{target} = {group}.to({arg}.dtype)"]
+            added = call(f"{target} +", "_param_sum", [moved, "piece", "heads", arg])
+            room = [f"{target} = torch.zeros({arg}.shape, dtype=dtype, device=device)"]
+            return room, [x.replace(" + = ", " += ", 1) for x in added], f"{target}.to({arg}.dtype)"
+        arguments = [arg, f"{arg}.shape[2]", self._inner(store), f"{arg}.dtype", "chunks"]
+        room = call(target, "_all_tokens", arguments)
+        return room, self._put(target, store, text), f"_complete({target}, chunks)"
 
 
 def _operands(program: ChunkProgram, ref: Ref) -> tuple[Ref, ...]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scandsl.diagnostics import InternalError
 from scandsl.ir.nodes import (
@@ -71,6 +71,8 @@ class Text:
     prec: int = ATOM
     number: bool = False
     call: tuple[str, ...] = ()  # of a plain call: the function, then its arguments
+    fresh: bool = False  # a tensor that nothing else looks at, so that its room may be taken
+    product: tuple[str, ...] = ()  # of a matrix product: left, right, and a factor if there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Scope:
     comment: Callable[[Value], str | None] | None = None
     autograd: bool = False  # printed for torch's autograd rather than beside a printed adjoint
     numeric: bool = False  # everything is a Python number
+    in_place: bool = False  # results may take the room of operands that nothing else looks at
     behind: frozenset[Ref] = frozenset()  # what a `where` elsewhere may leave out
 
 
@@ -126,6 +129,9 @@ _OPERATOR: Mapping[str, tuple[str, int]] = {
     "eq": ("==", COMPARE), "ne": ("!=", COMPARE), "and": ("&", BIT_AND), "or": ("|", BIT_OR),
 }  # fmt: skip
 
+# Operations whose result is a tensor of its own, never a view or the operand itself.
+_MAKERS = (Binary, Contract, CumSum, Inverse, Reduce, Scores, ScoresAdjoint, Segment, Unary, Where)
+
 # Functions whose derivative may be infinite or NaN: behind a `where` they need care under autograd.
 _RISKY = frozenset(
     {"exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "abs", "sin", "cos", "tanh", "silu", "gelu"}
@@ -152,9 +158,15 @@ class TorchPrinter:
         self._fixed: set[Ref] = set()
         self._adjoints: dict[tuple[Ref, ...], tuple[str, ...]] = {}
         self._behind: frozenset[Ref] = frozenset()
+        self._expected = False
         self._commented: set[str] = set()
 
     # ------------------------------------------------------------ the walk
+
+    def expect(self, roots: Sequence[Ref]) -> None:
+        """Announce all roots, where `emit` is called more than once and values may be shared."""
+        self._needed(roots)
+        self._expected = True
 
     def emit(self, roots: Sequence[Ref]) -> list[str]:
         """Print what `roots` need; their expressions (names or short expressions) in order."""
@@ -171,9 +183,10 @@ class TorchPrinter:
         """Whether a printed value is a Python number."""
         return self._text[ref].number
 
-    def tensor_of(self, ref: Ref) -> str:
-        """A printed value as a tensor, also when it is a number."""
-        return self._tensor(self._text[ref], self.values[ref].kind).text
+    def tensor_of(self, ref: Ref, atom: bool = False) -> str:
+        """A printed value as a tensor, also when it is a number; in brackets if it has to be."""
+        text = self._tensor(self._text[ref], self.values[ref].kind)
+        return wrapped(text, ATOM) if atom else text.text
 
     def _leaf(self, ref: Ref) -> Text | None:
         found = self.scope.leaf(ref, self.values[ref])
@@ -183,7 +196,7 @@ class TorchPrinter:
         seen: set[Ref] = set()
         stack = list(roots)
         for ref in roots:
-            self._uses[ref] = self._uses.get(ref, 0) + 1
+            self._count(ref)
         while stack:
             ref = stack.pop()
             if ref in seen or ref in self._text:
@@ -192,9 +205,22 @@ class TorchPrinter:
             if self._leaf(ref) is not None:
                 continue
             for operand in operands(self.values[ref].op):
-                self._uses[operand] = self._uses.get(operand, 0) + 1
+                self._count(operand)
                 stack.append(operand)
         return sorted(seen)
+
+    def _count(self, ref: Ref) -> None:
+        if not self._expected:
+            self._uses[ref] = self._uses.get(ref, 0) + 1
+
+    def named(self, ref: Ref) -> str:
+        """A printed value as a name; a number in brackets if it is more than one word."""
+        text = self._text[ref]
+        if not _SIMPLE.match(text.text) and text.number:
+            return f"({text.text})"
+        if not _SIMPLE.match(text.text):
+            self._bind(ref)
+        return self._text[ref].text
 
     def _settle(self, ref: Ref) -> None:
         """Give a value a name if it is used twice, has the user's name, or is long."""
@@ -203,8 +229,10 @@ class TorchPrinter:
             return
         value = self.values[ref]
         short = text.number and weight(text.text) <= 14
-        if (self._uses[ref] > 1 and not short) or weight(text.text) > _NEST or value.name:
+        if (self._uses[ref] > 1 and not short) or value.name:
             self._bind(ref)
+        elif weight(text.text) > _NEST:
+            self._shorten(ref)
 
     def _bind(self, ref: Ref) -> None:
         value = self.values[ref]
@@ -219,7 +247,8 @@ class TorchPrinter:
             self.lines += bracketed(f"{name} = {text.call[0]}(", text.call[1:], ")", indent=10)
         else:
             self.lines.append(f"{name} = {text.text}")
-        self._text[ref] = Text(name, number=text.number)
+        fresh = text.fresh and self._uses[ref] == 1
+        self._text[ref] = Text(name, number=text.number, fresh=fresh)
 
     def _name(self, value: Value) -> str:
         if value.name:
@@ -234,16 +263,42 @@ class TorchPrinter:
         if found is not None:
             self._fixed.add(ref)
             return found
-        text = self._print(ref)
+        text = self._fresh(ref, self._print(ref))
         if self._fits(text):
             return text
         loose = [r for r in dict.fromkeys(operands(self.values[ref].op)) if self._loose(r)]
         for operand in sorted(loose, key=lambda r: (-weight(self._text[r].text), r)):
-            self._bind(operand)
-            text = self._print(ref)
+            self._shorten(operand)
+            text = self._fresh(ref, self._print(ref))
             if self._fits(text):
                 break
         return text
+
+    def _fresh(self, ref: Ref, text: Text) -> Text:
+        """The expression of a value, marked if it makes a tensor of its own."""
+        op = self.values[ref].op
+        view = isinstance(op, Unary) and op.fn in ("re", "im", "conj")
+        if self.scope.autograd or view or not isinstance(op, _MAKERS):
+            return text
+        name = _SIMPLE.match(text.text)
+        return text if text.number or name else replace(text, fresh=True)
+
+    def _shorten(self, ref: Ref) -> None:
+        """Give a value a name; or its operands, if it is a matrix product that may join a sum."""
+        if not (self._text[ref].product and self.scope.in_place and self._uses[ref] == 1):
+            self._bind(ref)
+            return
+        path = [ref]
+        while not isinstance(self.values[path[-1]].op, Contract):
+            path += [r for r in operands(self.values[path[-1]].op) if self._text[r].product]
+        loose = [r for r in operands(self.values[path[-1]].op) if self._loose(r)]
+        if not loose:
+            self._bind(ref)
+            return
+        for operand in dict.fromkeys(loose):
+            self._bind(operand)
+        for step in reversed(path):
+            self._text[step] = self._fresh(step, self._print(step))
 
     def _fits(self, text: Text) -> bool:
         return weight(text.text) <= _LIMIT and len(text.text) <= _LINE
@@ -365,7 +420,8 @@ class TorchPrinter:
             case Scores(q, k, a, factors=factors):
                 return self.call("_scores", *self._decayed((q, k, a), factors))
             case ScoresAdjoint(q, k, a, g):
-                return self._scores_adjoint(value.op, (q, k, a, g))
+                text = self._scores_adjoint(value.op, (q, k, a, g))
+                return replace(text, fresh=self._uses[ref] == 1)
             case Spread(m, x, a, factors=factors):
                 return self.call("_weighted", *self._decayed((m, x, a), factors))
             case SegmentProduct(x, exclusive=exclusive):
@@ -398,6 +454,8 @@ class TorchPrinter:
 
     def _unary(self, ref: Ref, fn: str, x: Text, of: Value) -> Text:
         if fn == "neg":
+            if x.fresh and self.scope.in_place:
+                return Text(f"{wrapped(x, ATOM)}.neg_()")
             return Text("-" + wrapped(x, UNARY), UNARY, x.number)
         if fn == "not":
             return Text("~" + wrapped(self._tensor(x, Kind.BOOL), UNARY), UNARY)
@@ -413,6 +471,8 @@ class TorchPrinter:
             return Text(f"{_NUMERIC[fn]}({x.text})", number=True)
         x = self._tensor(x, of.kind)
         function = _FUNCTION[fn]
+        if fn == "exp" and x.fresh and self.scope.in_place and of.kind is Kind.REAL:
+            return Text(f"{wrapped(x, ATOM)}.exp_()")
         return self._strictly(ref, fn, self.call(function, x.text), function, x)
 
     def _pow(self, a: Text, b: Text) -> Text:
@@ -437,6 +497,10 @@ class TorchPrinter:
             return self.call(function, a.text, b.text)
         if op.fn == "pow":
             return self._strictly(ref, "pow", self._pow(a, b), "torch.pow", a, b)
+        if self.scope.in_place and value.kind is kind is self.values[op.b].kind is Kind.REAL:
+            found = self._in_place(op.fn, a, b)
+            if found is not None:
+                return found
         sign, prec = _OPERATOR[op.fn]
         left = wrapped(a, prec + 1 if prec == COMPARE else prec)
         text = Text(f"{left} {sign} {wrapped(b, prec + 1)}", prec, a.number and b.number)
@@ -444,6 +508,24 @@ class TorchPrinter:
             return text
         function = {"mul": "torch.mul", "div": "torch.div", "mod": "torch.remainder"}.get(op.fn, "")
         return self._strictly(ref, op.fn, text, function, a, b)
+
+    def _in_place(self, fn: str, a: Text, b: Text) -> Text | None:
+        """The operation in the room of an operand; `None` if both are still needed."""
+        if fn not in ("add", "sub", "mul"):
+            return None
+        if fn != "sub" and (not a.fresh or (fn == "add" and a.product and not b.product)):
+            a, b = (b, a) if b.fresh else (a, b)
+        if not a.fresh:
+            return None
+        if b.number:
+            text = Text(f"{wrapped(a, ATOM)}.{fn}_({b.text})")
+            if fn == "mul" and len(a.product) == 2 and _SIMPLE.match(b.text):
+                found = self.call("_matmul_scaled", *a.product, b.text)
+                return replace(found, product=(*a.product, b.text))
+            return text
+        if fn == "add" and b.product:
+            return self.call("_matmul_add_", a.text, *b.product)
+        return self.call(f"_{fn}_", a.text, b.text)
 
     def _stays_number(self, op: Binary) -> bool:
         """Whether an operation on Python numbers gives what torch would give."""
@@ -601,7 +683,8 @@ class TorchPrinter:
             left = Text(wrapped(left, ATOM) + ".mT")
         if second[1] == inner:
             right = Text(wrapped(right, ATOM) + ".mT")
-        return Text(f"{wrapped(left, MUL)} @ {wrapped(right, MUL + 1)}", MUL)
+        text = f"{wrapped(left, MUL)} @ {wrapped(right, MUL + 1)}"
+        return Text(text, MUL, product=(left.text, right.text))
 
     def _order(self, value: Value, op: Contract) -> Callable[[str], int]:
         """Places of dimensions in the order that both operands and the result keep."""
