@@ -50,7 +50,7 @@ class ChunkTorch(ChunkForm):
         shapes = f"_{self.name}_chunk_saved"
         parts = [
             self.forward_function(
-                forward, "All chunks at once; a loop over chunks hands on the states."
+                forward, "The chunks, some at a time; a loop hands on the states."
             ),
             "\n".join(self.saved_shapes(shapes, self._chunk_length('sizes.dim["{}"]'), False)),
         ]
@@ -198,7 +198,7 @@ class ChunkTorch(ChunkForm):
     def _step(
         self, program: ChunkProgram, found: dict[Ref, str], plain: frozenset[Ref], names: Names
     ) -> list[str]:
-        """The loop's body as a function of the chunk's number and the carries."""
+        """The loop over the chunks of a piece, where no form of it is known beforehand."""
         leaf: dict[Ref, str] = {}
         for ref, text in found.items():
             value = program.values[ref]
@@ -216,13 +216,28 @@ class ChunkTorch(ChunkForm):
         printer = TorchPrinter(program.values, self._scope(leaf, plain), names)
         texts = printer.emit([c.next for c in program.carries])
         self.helpers |= printer.helpers
-        head = "def step(n: int, carried: tuple[Tensor, ...]) -> tuple[Tensor, ...]:"
-        body = [f"{unpacked(carried)} = carried", *printer.lines]
+        ends, kept = self._ends_of(program), self.kept(program)
+        body = [
+            f"{name} = _take({end}, {room}, piece, n)"
+            for name, end, room in zip(carried, ends, kept, strict=True)
+        ]
+        body += printer.lines
         results = []
         for carry, text, name in zip(program.carries, texts, carried, strict=True):
             constant = self._constant(program, carry.next)
             results.append(f"({text}) + torch.zeros_like({name})" if constant else text)
-        return [head, *indented([*body, f"return {tuple_of(results)}"])]
+        if len(results) > 1:  # all results before any state moves on
+            fresh = [names.fresh(f"next_{self.carry_arg(c.name)}") for c in program.carries]
+            body += [f"{name} = {text}" for name, text in zip(fresh, results, strict=True)]
+            results = fresh
+        for end, text in zip(ends, results, strict=True):
+            body += call("", "_give", [end, text, "piece", "n"])
+        rooms = [
+            f"{room} = _handed({end}, piece, {into})"
+            for room, end, into in zip(kept, ends, self._into(program), strict=True)
+        ]
+        head = f"for n in _order(piece, reverse={program.reverse}):"
+        return [*rooms, head, *indented(body)]
 
     def _constant(self, program: ChunkProgram, ref: Ref) -> bool:
         """Whether a carry's next value depends on nothing that has batch and head axes."""
@@ -270,8 +285,7 @@ class ChunkTorch(ChunkForm):
         linear = self._linear(program, found)
         if linear is not None:
             return self._run_loop(program, "_walk_linear", linear)
-        step = self._step(program, found, plain, names)
-        return ["", *step, "", *self._run_loop(program, "_walk", ["step"])]
+        return self._step(program, found, plain, names)
 
     def _is_carry(self, program: ChunkProgram, value: Value) -> bool:
         carried = {c.name for c in program.carries}
@@ -349,12 +363,17 @@ class ChunkTorch(ChunkForm):
             terms.append(found[term])
         return [tuple_of(matrices), tuple_of(terms)]
 
-    def _run_loop(self, program: ChunkProgram, walk: str, how: list[str]) -> list[str]:
-        ends = [f"end_{self.carry_arg(c.name)}" for c in program.carries]
+    def _ends_of(self, program: ChunkProgram) -> list[str]:
+        return [f"end_{self.carry_arg(c.name)}" for c in program.carries]
+
+    def _into(self, program: ChunkProgram) -> list[str]:
+        """Where what the chunks are handed is kept: that of the forward, for the backward."""
         whole = [f"all_{self.carry_arg(c.name)}" for c in program.carries]
-        into = ["None"] * len(whole) if program.reverse else whole
-        arguments = [*how, tuple_of(ends), "piece", f"reverse={program.reverse}"]
-        arguments.append(f"into={tuple_of(into)}")
+        return ["None"] * len(whole) if program.reverse else whole
+
+    def _run_loop(self, program: ChunkProgram, walk: str, how: list[str]) -> list[str]:
+        arguments = [*how, tuple_of(self._ends_of(program)), "piece", f"reverse={program.reverse}"]
+        arguments.append(f"into={tuple_of(self._into(program))}")
         return call(unpacked(self.kept(program)), walk, arguments)
 
     # ------------------------------------------------------------ functions
@@ -409,9 +428,8 @@ class ChunkTorch(ChunkForm):
         names = self._names()
         lines = [*self._prelude(), *self._carried(program, self.starts())]
         for carry in program.carries:
-            shape = ["chunks.per_row", "chunks.batch", self._shape(carry).removeprefix("(")]
-            text = f"torch.empty(({', '.join(shape)}, dtype=dtype, device=device)"
-            lines.append(f"all_{self.carry_arg(carry.name)} = {text} if save else None")
+            arguments = [self._shape(carry), "chunks", "save", "dtype", "device"]
+            lines += call(f"all_{self.carry_arg(carry.name)}", "_kept", arguments)
         targets = [names.fresh(f"out_{self.arg[s.name]}") for s in program.stores]
         for store, target in zip(program.stores, targets, strict=True):
             dtype = self.result_dtype(store.name, store.kind)
@@ -442,9 +460,10 @@ class ChunkTorch(ChunkForm):
         names.reserve([*kept.values(), *whole.values(), *d_outputs, *d_finals])
         names.reserve([f"grad_{self.arg[t.name]}" for t in self.tensors])
         lines = [*self._prelude(), *self._carried(program, d_finals)]
-        body = ["first, last = piece.first, piece.first + piece.per_row"]
-        body += [f"{kept[c]} = {whole[c]}[first:last]" for c in kept]
         statements, texts = self._body(program, names, kept)
+        used = [c for c in kept if any(kept[c] in x for x in (*statements, *texts))]
+        body = ["first, last = piece.first, piece.first + piece.per_row"] if used else []
+        body += [f"{kept[c]} = {whole[c]}[first:last]" for c in used]
         body += statements
         stores = {s.name: (s, text) for s, text in zip(program.stores, texts, strict=True)}
         results = []
