@@ -201,7 +201,7 @@ def test_backward_keeps_no_convolved_values(tmp_path: Path) -> None:
         module.conv_gated_delta_rule(*tensors, backend="torch")
     given = {tuple(x.shape) for x in tensors}
     kept = [s for s in shapes if s not in given and len(s) > 1]
-    assert kept and all(s[1] == 2 and s[2] <= 4 for s in kept)  # [B, H, chunks, K, V]
+    assert kept and all(s[0] <= 4 and s[2] == 2 for s in kept)  # [chunks, B, H, K, V]
 
 
 # ---------------------------------------------------------------- cuts
