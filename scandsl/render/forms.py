@@ -22,6 +22,7 @@ from scandsl.render.functions import FunctionPrinter
 from scandsl.render.lowering import Lowered
 from scandsl.render.scan import ScanNames
 from scandsl.render.sequential import render_sequential
+from scandsl.render.sequential_triton import render_sequential_triton
 from scandsl.render.slices import render_slices, render_slices_triton
 from scandsl.render.template import fill
 from scandsl.render.triton_expressions import HELPERS
@@ -40,7 +41,8 @@ def forms_of(
         return chain_forms(plan, names, printer, forms_of)
     if plan.form is not Form.CHUNK:
         passed = None if handed is None else handed.passed
-        return (render_sequential(names, lowered, printer, passed),)
+        sequential = render_sequential(names, lowered, printer, passed)
+        return (sequential, render_sequential_triton(names, lowered, passed))
     recurrence = plan.program.recurrence
     forward = chunk_program(plan.program)
     backward = backward_program(forward, recurrence.inputs, recurrence.params)
@@ -56,6 +58,10 @@ def forms_of(
         if slices is not None:
             rendered = replace(rendered, slices=render_slices_triton(triton, rendered, slices))
         forms.append(rendered)
+    else:
+        forms.append(
+            render_sequential_triton(names, lowered, None if handed is None else handed.passed)
+        )
     return tuple(forms)
 
 
@@ -63,8 +69,12 @@ def chunk_runtime(backends: frozenset[str]) -> str:
     """What the chunked forms of a module share; empty if there are none."""
     if not backends:
         return ""
-    context = {"torch": "torch" in backends, "triton": "triton" in backends, "helpers": HELPERS}
-    return fill("chunk_runtime", context).strip("\n")
+    triton = "triton" in backends
+    context = {"torch": "torch" in backends, "triton": triton, "helpers": HELPERS}
+    texts = [fill("chunk_runtime", context).strip("\n")]
+    if triton:
+        texts.append(fill("step_runtime", {}).strip("\n"))
+    return "\n\n\n".join(texts)
 
 
 __all__ = ["ChunkForm", "chunk_runtime", "forms_of"]

@@ -59,7 +59,9 @@ def render_module(plans: Sequence[Plan], source: Source) -> str:
     """The module of a file."""
     public = PublicNames(plan.program.recurrence.name for plan in plans)
     sections = [_Section(plan, source, public) for plan in plans]
-    chunked = frozenset(f.backend for s in sections if s.chunked for f in s.forms)
+    chunked = frozenset(
+        f.backend for s in sections for f in s.forms if s.chunked or f.backend == "triton"
+    )
     extra_runtime = chunk_runtime(chunked)
     digest = _digest(sections, source, extra_runtime)
     parts = [section.render(digest) for section in sections]

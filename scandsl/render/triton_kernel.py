@@ -480,7 +480,7 @@ class KernelRenderer:
         head += [f"    {c}: tl.constexpr," for c in constants]
         head.append("):")
         lines = self._loop() if self.kernel.loop else self._chunk()
-        lines = _drop_unused(lines)
+        lines = drop_unused(lines)
         text = "\n".join([*head, *(("    " + x) if x else x for x in lines)]) + "\n"
         return RenderedKernel(
             self.name, text, (*arguments, *constants), self.kernel.tiled, self.user_dims
@@ -549,7 +549,7 @@ class KernelRenderer:
         return [*lines, *self._chunk_body()]
 
 
-def _drop_unused(lines: Sequence[str]) -> list[str]:
+def drop_unused(lines: Sequence[str]) -> list[str]:
     """Lines without assignments to names that are never read (wide copies of matrix operands)."""
     kept = list(lines)
     while True:

@@ -72,6 +72,9 @@ _ZERO_KEEPING = frozenset({
 })  # fmt: skip
 
 
+_TYPES = {Kind.BOOL: "tl.int1", Kind.INT: "tl.int32"}
+
+
 @dataclass(slots=True)
 class Tile:
     """How a value is written: its text, whether that is a name, and where its padding is zero.
@@ -107,7 +110,7 @@ class TritonPrinter:
     def fresh(self, hint: str | None) -> str:
         """A name not used before in this kernel."""
         base = hint or f"x{self.count}"
-        if keyword.iskeyword(base):
+        if keyword.iskeyword(base) or base in ("l", "I", "O"):  # linters take these for digits
             base += "_"
         if hint is None:
             self.count += 1
@@ -234,7 +237,8 @@ class TritonPrinter:
             case Expand(x):
                 text = f"tl.broadcast_to({self.aligned(x, value.dims)}, {self.shape(value.dims)})"
                 if not self.dims(x):
-                    text = f"tl.full({self.shape(value.dims)}, {self.tiles[x].text}, tl.float32)"
+                    kind = _TYPES.get(value.kind, "tl.float32")
+                    text = f"tl.full({self.shape(value.dims)}, {self.tiles[x].text}, {kind})"
                 own = self.tiles[x].clean
                 zero = frozenset(value.dims) if self._is_zero(x) else frozenset()
                 return Tile(text, False, own | zero)
@@ -253,11 +257,13 @@ class TritonPrinter:
                 chosen = ", ".join(self.aligned(r, value.dims) for r in (y, x))
                 return self._plain(f"tl.where({here}, {chosen})")
             case Stack(xs, dim):
-                text = "0.0"
+                text = "0.0" if value.kind is Kind.REAL else "0"
                 for index, x in enumerate(xs):
                     here = f"{self._offsets(dim, value.dims)} == {index}"
                     text = self.assign(f"tl.where({here}, {self.aligned(x, value.dims)}, {text})")
-                return Tile(text, True, frozenset())
+                if value.kind is Kind.BOOL:
+                    text = f"({text} != 0)"
+                return Tile(text, value.kind is not Kind.BOOL, frozenset())
             case CumProd():
                 return self._cumprod(value.op)
             case SegmentProduct(x, exclusive=exclusive):
@@ -351,7 +357,11 @@ class TritonPrinter:
     def _select(self, x: Ref, dim: str, index: int) -> Tile:
         dims = self.dims(x)
         here = f"{self._offsets(dim, dims)} == {index}"
-        text = f"tl.sum(tl.where({here}, {self.named(x)}, 0.0), {dims.index(dim)})"
+        kind = self.values[x].kind
+        entry = self.named(x) if kind is not Kind.BOOL else f"{self.named(x)}.to(tl.int32)"
+        empty = "0.0" if kind is Kind.REAL else "0"
+        text = f"tl.sum(tl.where({here}, {entry}, {empty}), {dims.index(dim)})"
+        text = f"({text} != 0)" if kind is Kind.BOOL else text
         return Tile(text, False, self.tiles[x].clean - {dim})
 
     # ------------------------------------------------------------ sums
@@ -404,8 +414,6 @@ class TritonPrinter:
     def _multiply_and_sum(self, value: Value, op: Contract) -> Tile:
         union = set(self.dims(op.a)) | set(self.dims(op.b))
         full = tuple(d for d in self.axis if d in union)
-        if len(full) > 3:
-            raise InternalError("a contraction over four dimensions is no tile")
         for ref in (op.a, op.b):
             self.cleaned(ref, op.over)
         text = f"{self.aligned(op.a, full)} * {self.aligned(op.b, full)}"
@@ -428,9 +436,9 @@ class TritonPrinter:
             if op.fn == "mean":
                 total = f"({total} / {self._size(op.over)})"
             return Tile(total, False, clean)
+        if op.fn == "argmax" and len(op.over) > 1:
+            return self._first_of_largest(op, dims)
         if op.fn == "argmax":
-            if len(op.over) > 1:
-                raise InternalError("argmax over several dimensions is not printed for Triton")
             filled = self.cleaned(op.x, op.over, 'float("-inf")')
             return self._plain(f"tl.argmax({filled}, {dims.index(op.over[0])})")
         worst = 'float("inf")' if op.fn == "min" else 'float("-inf")'
@@ -445,6 +453,20 @@ class TritonPrinter:
         spread = self._spread(safe, kept, dims)
         total = self._sum_axes(f"tl.exp({filled} - {spread})", dims, op.over)
         return self._plain(f"(tl.log({total}) + {safe})")
+
+    def _first_of_largest(self, op: Reduce, dims: Dims) -> Tile:
+        """`argmax` over several dimensions: the least row-major place where the largest is."""
+        filled = self.cleaned(op.x, op.over, 'float("-inf")')
+        kept = tuple(d for d in dims if d not in op.over)
+        top = self.assign(self._sum_axes(filled, dims, op.over, "max"))
+        place = ""
+        for dim in op.over:
+            here = self._offsets(dim, dims)
+            place = f"({place} * {self.axis[dim].size} + {here})" if place else here
+        inside = [self.mask(d, dims) for d in op.over if self.axis[d].padded]
+        best = " & ".join([f"({filled} == {self._spread(top, kept, dims)})", *inside])
+        text = self.assign(f"tl.where({best}, {place}, {self._size(op.over)})")
+        return self._plain(self._sum_axes(text, dims, op.over, "min"))
 
     def _spread(self, name: str, kept: Dims, dims: Dims) -> str:
         if not kept or kept == dims:
