@@ -5,8 +5,11 @@ In: a `Plan`.  Out: plain data, or lines of text.
 
 from __future__ import annotations
 
-from scandsl.analysis.program import Form
+from dataclasses import replace
+
+from scandsl.analysis.program import Form, Stage
 from scandsl.analysis.report import Json, describe, report
+from scandsl.analysis.show import show
 from scandsl.kernels.backward import backward_program, cotangent_stores
 from scandsl.kernels.chunk import chunk_program
 from scandsl.kernels.cost import Setting, compulsory_bytes, kernel_cost, setting
@@ -23,16 +26,81 @@ def explanation(plan: Plan) -> Json:
     data["form"] = plan.form.value
     data["reason"] = plan.reason
     data["kernels"] = _kernels(plan) if plan.form is Form.CHUNK else None
+    data["stages"] = [_stage(plan, s) for s in _stages(plan)]
     return data
 
 
 def lines(plan: Plan) -> list[str]:
     """The same for a reader."""
     out = list(describe(plan.program))
+    if plan.form is Form.CHAIN:
+        for number, stage in enumerate(_stages(plan), 1):
+            out += ["", *_stage_lines(plan, stage, number)]
+        return out
     if plan.form is not Form.CHUNK:
         return [*out, "kernels: none yet for this form; the loop over tokens runs in torch"]
+    return [*out, *_kernel_lines(plan)]
+
+
+# ---------------------------------------------------------------- chains
+
+
+def _stages(plan: Plan) -> tuple[Stage, ...]:
+    return plan.program.stages if plan.form is Form.CHAIN else ()
+
+
+def _part(plan: Plan, stage: Stage) -> Plan:
+    """The plan of a stage."""
+    return replace(plan, program=stage.program, form=stage.form)
+
+
+def _stage(plan: Plan, stage: Stage) -> Json:
+    """What a stage carries, takes and gives, and its kernels if it has some."""
+    recurrence = stage.program.recurrence
+    dims = {o.name: list(o.dims) for o in recurrence.outputs}
+    return {
+        "form": stage.form.value,
+        "states": [s.name for s in recurrence.states],
+        "memories": list(stage.memories),
+        "takes": list(recurrence.arguments),
+        "hands_on": {name: dims[name] for name in stage.passed},
+        "outputs": [name for name in dims if name not in stage.passed],
+        "runs": _RUNS[stage.form],
+        "kernels": _kernels(_part(plan, stage)) if stage.form is Form.CHUNK else None,
+    }
+
+
+_RUNS = {
+    Form.CHUNK: "chunks, by kernels or in tensor operations",
+    Form.SEQUENTIAL: "the loop over tokens; what it hands on is kept for the backward",
+    Form.CONVOLUTION: "tensor operations on all tokens at once, again in the backward",
+    Form.MAP: "tensor operations on all tokens at once, again in the backward",
+}
+
+
+def _stage_lines(plan: Plan, stage: Stage, number: int) -> list[str]:
+    recurrence = stage.program.recurrence
+    carried = ", ".join((*(s.name for s in recurrence.states), *stage.memories))
+    out = [f"stage {number}: {stage.form.value}" + (f" of {carried}" if carried else "")]
+    out.append(f"  runs    {_RUNS[stage.form]}")
+    out.append(f"  takes   {', '.join(recurrence.arguments)}")
+    handed = [o for o in recurrence.outputs if o.name in stage.passed]
+    for output in handed:
+        dims = f"[{', '.join(output.dims)}]" if output.dims else ""
+        text = show(recurrence.values, output.value, inside=True)
+        out.append(f"  hands on {output.name}{dims} = {text}")
+    if stage.form is Form.CHUNK:
+        out += _kernel_lines(_part(plan, stage))
+    return out
+
+
+# ---------------------------------------------------------------- kernels
+
+
+def _kernel_lines(plan: Plan) -> list[str]:
     recurrence = plan.program.recurrence
     at = setting(recurrence, SIZE, ITEM)
+    out = []
     out.append(f"kernels (bytes and operations per token and head; sizes {SIZE}, bfloat16):")
     for direction, kernels in _both(plan).items():
         out += _direction(plan, direction, kernels, at)

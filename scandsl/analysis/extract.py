@@ -126,6 +126,8 @@ class _Extraction:
         self.new: dict[Ref, Ref] = {}
         own = {s.name for s in piece.states}
         self.components = [c for c in program.components if own & set(c.states)]
+        events = [e for c in self.components for e in c.events if isinstance(e, Probe | Read)]
+        self.reads = {e.result: f"read {i} of {e.state}" for i, e in enumerate(events, 1)}
 
     def stage(self) -> Stage:
         """The stage."""
@@ -168,9 +170,7 @@ class _Extraction:
         needed: set[Ref] = set()
         stack = list(roots)
         if self.piece.form is Form.CHUNK:
-            own = {c.states[0] for c in self.components}
-            events = [e for c in self.program.components for e in c.events]
-            stack += [e.result for e in events if isinstance(e, Probe | Read) and e.state in own]
+            stack += self.reads
         while stack:
             ref = stack.pop()
             if ref not in needed:
@@ -189,7 +189,7 @@ class _Extraction:
         if ref in self.given:
             return replace(value, op=Input(self.given[ref]), varies=True)
         if self._is_leaf(ref):
-            return replace(value, op=Load(f"result {ref}"))
+            return replace(value, op=Load(self.reads[ref]))
         if isinstance(value.op, Lag):
             return value  # its operand may come later, and is put right at the end
         return replace(value, op=map_operands(value.op, self.new.__getitem__))

@@ -22,6 +22,7 @@ from scandsl.ir.nodes import (
     Iota,
     Lag,
     LagState,
+    Load,
     MakeComplex,
     Normalize,
     Op,
@@ -80,6 +81,8 @@ def _leaf(op: Op) -> str | None:
     match op:
         case Const(value):
             return _number(value)
+        case Load(name):
+            return f"({name})"
         case Size(name) | Input(name) | Param(name) | Scalar(name) | Prev(name):
             return name
         case Iota(dim):

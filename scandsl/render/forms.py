@@ -58,10 +58,8 @@ def forms_of(
         if slices is not None:
             rendered = replace(rendered, slices=render_slices_triton(triton, rendered, slices))
         forms.append(rendered)
-    else:
-        forms.append(
-            render_sequential_triton(names, lowered, None if handed is None else handed.passed)
-        )
+    elif handed is None:  # of a stage of chunks the events tell the step, not its values
+        forms.append(render_sequential_triton(names, lowered))
     return tuple(forms)
 
 
