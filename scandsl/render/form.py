@@ -60,6 +60,18 @@ class RenderedForm:
     slices: RenderedSlices | None = None
     tables: tuple[str, ...] = ()
 
+    @property
+    def segmented(self) -> bool:
+        """Whether the module may cut long sequences into segments that run at once."""
+        return self.backend == "triton" and self.slices is not None
+
+    @property
+    def saved_count(self) -> int:
+        """How many tensors are kept at most: those of the form, and the maps of segments."""
+        if not self.segmented or self.slices is None:
+            return len(self.saved)
+        return len(self.saved) + sum(bool(m.moved) for m in self.slices.moves)
+
 
 @dataclass(frozen=True, slots=True)
 class Handed:

@@ -92,7 +92,7 @@ def render_module(plans: Sequence[Plan], source: Source) -> str:
 
 def _runtime() -> str:
     """What every scan uses."""
-    return "\n\n\n".join(fill(name, {}).strip("\n") for name in ("runtime", "ranks"))
+    return "\n\n\n".join(fill(name, {}).strip("\n") for name in ("runtime", "ranks", "segments"))
 
 
 def _digest(sections: Sequence[_Section], source: Source, extra_runtime: str) -> str:
@@ -416,13 +416,18 @@ class _Section:
         lines.append(f"    scalars={names.private}_scalars,")
         lines.append("    forms={")
         for form in self.forms:
-            lines.append(f'        "{form.backend}": _Form(')
-            lines += [f"            {f}," for f in (form.forward, form.backward, form.saved_shapes)]
+            head, tail = "_Form(", "),"
+            if form.segmented:
+                head, tail = "_Segmented(", ").form(),"
+            lines.append(f'        "{form.backend}": {head}')
+            table = [names.table] if form.segmented else []
+            functions = (*table, form.forward, form.backward, form.saved_shapes)
+            lines += [f"            {f}," for f in functions]
             if form.slices is not None:
                 lines += indented(slices_table(form.slices), 3)
-            lines.append("        ),")
+            lines.append(f"        {tail}")
         lines.append("    },")
-        lines.append(f"    saved={max(len(f.saved) for f in self.forms)},")
+        lines.append(f"    saved={max(f.saved_count for f in self.forms)},")
         lines.append(f'    name="{ascii_name(names.public, "scan")}_{digest}",')
         return [*lines, ")"]
 
