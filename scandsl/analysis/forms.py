@@ -60,6 +60,7 @@ def _chosen(component: Component, fault: Fault | None) -> Component:
     name = component.transition.value
     if fault is None:
         reason = f"affine with {_decay_words(component)}: tokens in chunks, by matrix products"
+        reason += _numeric_words(component)
         return replace(component, form=Form.CHUNK, reason=reason)
     refused = [Refusal(Form.CHUNK, fault.reason, fault.culprit)]
     later = f"the parallel form for “{name}” is still to come"
@@ -81,10 +82,23 @@ def _chosen(component: Component, fault: Fault | None) -> Component:
 def _decay_words(component: Component) -> str:
     if component.transition is Transition.NONE:
         return "no decay"
-    if component.transition is Transition.LOW_RANK:
-        scalar = any(isinstance(e, Decay) for e in component.events)
-        return f"{'a scalar decay and ' if scalar else ''}low-rank updates; without a"
-    return f"a {component.transition.value} decay"
+    if component.transition is not Transition.LOW_RANK:
+        return f"a decay ({component.transition.value})"
+    decays = [e for e in component.events if isinstance(e, Decay)]
+    if not decays:
+        return "low-rank updates and no decay"
+    vector = any(e.dims for e in decays)
+    return f"low-rank updates and a decay ({Transition.KEY.value if vector else 'scalar'})"
+
+
+def _numeric_words(component: Component) -> str:
+    """How stretches of decays are computed."""
+    decays = [e for e in component.events if isinstance(e, Decay)]
+    if not decays:
+        return ""
+    if any(e.log is None for e in decays):
+        return "; decays that may be zero or negative as products of factors"
+    return "; decays as sums of logarithms, running outward"
 
 
 # ---------------------------------------------------------------- one component
