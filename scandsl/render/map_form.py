@@ -13,7 +13,9 @@ from scandsl.diagnostics import InternalError
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import (
     Contract,
+    Dims,
     Input,
+    Kind,
     Lag,
     Memory,
     Param,
@@ -28,7 +30,6 @@ from scandsl.ir.rewrite import with_operands
 from scandsl.render.form import RenderedForm
 from scandsl.render.functions import FunctionPrinter
 from scandsl.render.layout import (
-    assigned,
     bracketed,
     docstring,
     indented,
@@ -57,6 +58,21 @@ class _Past:
     names: dict[int, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """A sum over the places of a window of an input, weighted by a param: `name` to the maps.
+
+    `order` tells for each dimension of the input, and for the window's, whether the param has it;
+    the window's is `along`, counted from the end.
+    """
+
+    past: _Past
+    param: str
+    name: str
+    order: tuple[bool, ...]
+    along: int
+
+
 def _pasts(recurrence: Recurrence) -> tuple[_Past, ...]:
     out = []
     for memory in memories(recurrence):
@@ -69,9 +85,12 @@ def _pasts(recurrence: Recurrence) -> tuple[_Past, ...]:
     return tuple(out)
 
 
-def _without_lags(recurrence: Recurrence, pasts: tuple[_Past, ...]) -> Recurrence:
-    """Lags as further inputs; a sum over a window as a sum of its terms."""
+def _without_lags(
+    recurrence: Recurrence, pasts: tuple[_Past, ...]
+) -> tuple[Recurrence, tuple[_Filter, ...]]:
+    """Lags and filters as further inputs; another sum over a window as a sum of its terms."""
     b = Builder(recurrence.dims)
+    filters: dict[str, _Filter] = {}
     called = {(p.memory.value, n): name for p in pasts for n, name in p.names.items()}
     new: dict[Ref, Ref] = {}
     for ref, value in enumerate(recurrence.values):
@@ -80,6 +99,11 @@ def _without_lags(recurrence: Recurrence, pasts: tuple[_Past, ...]) -> Recurrenc
             new[ref] = b.emit(Input(name), value.dims, value.kind)
             continue
         inner = [new[r] for r in operands(value.op)]
+        found = _filter(recurrence, value.op, pasts, len(filters))
+        if found is not None:
+            filters[found.name] = found
+            new[ref] = b.emit(Input(found.name), value.dims, value.kind, value.name, value.span)
+            continue
         terms = _terms(b, value.op, inner)
         if terms is None:
             op = with_operands(value.op, inner)
@@ -93,13 +117,43 @@ def _without_lags(recurrence: Recurrence, pasts: tuple[_Past, ...]) -> Recurrenc
         for (ref, _), name in called.items()
         if ref is not None
     ]
-    return replace(
+    further += [
+        Tensor(v.op.name, v.dims, v.kind)
+        for v in b.values
+        if isinstance(v.op, Input) and v.op.name in filters
+    ]
+    plain = replace(
         recurrence,
         values=tuple(b.values),
         inputs=(*recurrence.inputs, *further),
         scalars=tuple(replace(s, default=new[s.default]) for s in recurrence.scalars),
         outputs=tuple(replace(o, value=new[o.value]) for o in recurrence.outputs),
     )
+    return plain, tuple(filters.values())
+
+
+def _filter(
+    recurrence: Recurrence, op: object, pasts: tuple[_Past, ...], count: int
+) -> _Filter | None:
+    """The filter that a contraction is, if it is one."""
+    values = recurrence.values
+    if not isinstance(op, Contract):
+        return None
+    for stack, weights in ((op.a, op.b), (op.b, op.a)):
+        window, param = values[stack].op, values[weights].op
+        if not isinstance(window, Stack) or not isinstance(param, Param):
+            continue
+        past = next((p for p in pasts if p.memory.value == window.xs[0]), None)
+        if past is None or op.over != (window.dim,) or values[weights].kind is not Kind.REAL:
+            continue
+        lags = [Lag(window.xs[0], n) for n in range(1, len(window.xs))]
+        own = values[stack].dims
+        fits = set(values[weights].dims) <= set(own) and past.memory.kind is Kind.REAL
+        if fits and [values[x].op for x in window.xs[1:]] == lags:
+            order = tuple(d in values[weights].dims for d in own)
+            along = own.index(window.dim) - len(own)
+            return _Filter(past, param.name, f"{past.source} filtered {count}", order, along)
+    return None
 
 
 def _terms(b: Builder, op: object, inner: list[Ref]) -> Ref | None:
@@ -137,14 +191,19 @@ class _MapForm(TokenMaps):
         passed: frozenset[str],
     ) -> None:
         self.pasts = _pasts(recurrence)
-        lowered = lower(_without_lags(recurrence, self.pasts))
+        plain, self.filters = _without_lags(recurrence, self.pasts)
+        lowered = lower(plain)
         super().__init__(names, lowered, printer, cut_stages(lowered, False), "map", passed)
-        self.also = {p.source for p in self.pasts}
+        self.also = {*(p.source for p in self.pasts), *(f.param for f in self.filters)}
         self.local = self._locals()
-        for past in self.pasts:
-            for name in past.names.values():
-                self.local[name] = self.free.fresh(name)
-                self.gradient[name] = self.free.fresh(f"d_{self.local[name]}")
+        for name in [
+            *(n for p in self.pasts for n in p.names.values()),
+            *(f.name for f in self.filters),
+        ]:
+            self.local[name] = self.free.fresh(name)
+            self.gradient[name] = self.free.fresh(f"d_{self.local[name]}")
+        self.earlier = {p.source: self.free.fresh(f"earlier_{p.source}") for p in self.pasts}
+        self.taps = {f.name: self.free.fresh(f"taps_{f.param}") for f in self.filters}
 
     def render(self) -> RenderedForm:
         """Both functions, after those of the maps."""
@@ -166,12 +225,18 @@ class _MapForm(TokenMaps):
         """The earlier values of inputs."""
         lines: list[str] = []
         for past in self.pasts:
-            depth = past.memory.depth
-            targets = [
-                self.local[past.names[n]] if n in past.names else "_" for n in range(1, depth + 1)
-            ]
-            call = [self.local[past.source], self.start[past.memory.name], str(depth), "sequences"]
-            lines += assigned(targets, "_earlier", call)
+            earlier, depth = self.earlier[past.source], str(past.memory.depth)
+            call = [self.local[past.source], self.start[past.memory.name], depth, "sequences"]
+            lines += bracketed(f"{earlier} = _earlier(", call, ")", 4)
+            lines += [f"{self.local[name]} = {earlier}[{n - 1}]" for n, name in past.names.items()]
+        for found in self.filters:
+            source, taps = found.past.source, self.taps[found.name]
+            own = ", ".join(":" if have else "None" for have in (True, *found.order))
+            spread = "" if all(found.order) else f"[{own}]"
+            lines.append(f"{taps} = {self.local[found.param]}{spread}.unbind({found.along})")
+            start = self.start[found.past.memory.name]
+            call = [self.local[source], start, taps, "sequences"]
+            lines += bracketed(f"{self.local[found.name]} = _filtered(", call, ")", 4)
         return lines
 
     def _before(self, outputs: bool) -> list[Before]:
@@ -232,21 +297,53 @@ class _MapForm(TokenMaps):
     def _through_pasts(self, found: dict[str, list[str]]) -> list[str]:
         """Gradients of earlier values are those of the inputs, and of what was before them."""
         lines: list[str] = []
+        shares: dict[str, list[list[str]]] = {
+            p.source: [[] for _ in range(p.memory.depth + 1)] for p in self.pasts
+        }
+        for past in self.pasts:
+            for n, name in past.names.items():
+                if found.get(name):
+                    lines += self._collect(name, found)
+                    shares[past.source][n].append(self.gradient[name])
+        for filtered in self.filters:
+            if found.get(filtered.name):
+                lines += self._collect(filtered.name, found)
+                lines += self._through_filter(filtered, shares[filtered.past.source], found)
         self.past_gradient: dict[str, str] = {}
         for past in self.pasts:
-            shares = []
-            for n in range(1, past.memory.depth + 1):
-                name = past.names.get(n)
-                if name is not None and found.get(name):
-                    lines += self._collect(name, found)
-                    shares.append(self.gradient[name])
-                else:
-                    shares.append("None")
             share = self.free.fresh(f"share_{self.local[past.source]}")
             start = self.free.fresh(f"d_{self.start[past.memory.name]}")
-            call = [self.local[past.source], f"[{', '.join(shares)}]"]
+            words = [f"({', '.join(s)}{',' if len(s) == 1 else ''})" for s in shares[past.source]]
+            lines += bracketed("shares = (", words, ",)" if len(words) == 1 else ")", 4)
+            call = [self.local[past.source], "shares"]
             call += [self.d_end[past.memory.name], "sequences", "cu_seqlens"]
             lines += bracketed(f"{share}, {start} = _earlier_backward(", call, ")", 4)
             found.setdefault(past.source, []).append(share)
             self.past_gradient[past.memory.name] = start
         return lines
+
+    def _through_filter(
+        self, filtered: _Filter, shares: list[list[str]], found: dict[str, list[str]]
+    ) -> list[str]:
+        """What a filter gives to each distance, and the gradient of its param."""
+        d, taps, source = (
+            self.gradient[filtered.name],
+            self.taps[filtered.name],
+            filtered.past.source,
+        )
+        static = {x.name: x.size for x in self.recurrence.dims}
+        param = next(p for p in self.recurrence.params if p.name == filtered.param)
+        width = next(static[x] for x in param.dims if x not in _dims_of(self.recurrence, source))
+        for n in range(width or 0):
+            shares[n].append(f"({d}, {taps}[{n}])")
+        share = self.free.fresh(f"share_{self.local[filtered.param]}")
+        start = self.start[filtered.past.memory.name]
+        call = [d, self.local[source], start, taps, "sequences", str(filtered.along)]
+        lines = bracketed(f"{share} = _taps_backward(", call, ")", 4)
+        shaped = f"{share}.reshape({self.local[filtered.param]}.shape)"
+        found.setdefault(filtered.param, []).append(shaped)
+        return lines
+
+
+def _dims_of(recurrence: Recurrence, name: str) -> Dims:
+    return next(t.dims for t in recurrence.inputs if t.name == name)

@@ -271,17 +271,47 @@ def _tile_scores_adjoint(
     if ROWS > 16:
         before, after, total = _stretched(before, after, total, i, 8, FACTORS)
         out += _corner_adjoint(
-            q, k, grad, before, after, i, 16, OF, DOT, PRECISION, FACTORS
+            q,
+            k,
+            grad,
+            before,
+            after,
+            i,
+            16,
+            OF,
+            DOT,
+            PRECISION,
+            FACTORS,
         )
     if ROWS > 32:
         before, after, total = _stretched(before, after, total, i, 16, FACTORS)
         out += _corner_adjoint(
-            q, k, grad, before, after, i, 32, OF, DOT, PRECISION, FACTORS
+            q,
+            k,
+            grad,
+            before,
+            after,
+            i,
+            32,
+            OF,
+            DOT,
+            PRECISION,
+            FACTORS,
         )
     if ROWS > 64:
         before, after, total = _stretched(before, after, total, i, 32, FACTORS)
         out += _corner_adjoint(
-            q, k, grad, before, after, i, 64, OF, DOT, PRECISION, FACTORS
+            q,
+            k,
+            grad,
+            before,
+            after,
+            i,
+            64,
+            OF,
+            DOT,
+            PRECISION,
+            FACTORS,
         )
     return out
 
