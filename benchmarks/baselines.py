@@ -1,9 +1,10 @@
 """Hand-written loops over time: what a user of torch writes without a compiler.  Frozen.
 
 In: the tensors of the example of the same name, in its order.  Out: its output.  Inputs are taken
-apart with `unbind`, what can be done for all tokens at once is done before the loop, a token costs
-as few torch calls as it can, and autograd does the rest.  These functions are the baseline that
-speed is measured against: they do not change when the compiler does.
+apart with `unbind` and autograd does the rest.  `LOOPS` are tuned: what can be done for all tokens
+at once is done before the loop, and a token costs as few torch calls as it can.  `PLAIN` are the
+equations as they are read, one line each.  These functions are what speed is measured against: they
+do not change when the compiler does.
 """
 
 from __future__ import annotations
@@ -96,10 +97,119 @@ def gated_delta_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -
     return torch.stack(out, 1).squeeze(-2)
 
 
+def kimi_delta_attention(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> Tensor:
+    """S = diag(exp(g)) S,  S += beta k (v - k S),  o = scale q S."""
+    state = _matrix_state(q, k, v)
+    decays = _columns(g.exp())
+    rows = _rows(q * k.shape[-1] ** -0.5)
+    written = _columns(k * beta[..., None])
+    out = []
+    for q_t, k_t, w_t, v_t, decay in zip(rows, _rows(k), written, _rows(v), decays, strict=True):
+        state = decay * state
+        state = torch.addcmul(state, w_t, v_t - k_t @ state)
+        out.append(q_t @ state)
+    return torch.stack(out, 1).squeeze(-2)
+
+
 LOOPS: dict[str, Callable[..., Tensor]] = {
     "linear_attention": linear_attention,
     "retnet": retnet,
     "simple_gla": simple_gla,
     "mamba2": mamba2,
     "gated_delta_rule": gated_delta_rule,
+    "kimi_delta_attention": kimi_delta_attention,
+}
+
+
+# ------------------------------------------------------------ the same, written down as it is read
+
+
+def _read(q: Tensor, state: Tensor) -> Tensor:
+    return torch.einsum("bhk,bhkv->bhv", q, state)
+
+
+def _outer(k: Tensor, v: Tensor) -> Tensor:
+    return k[..., :, None] * v[..., None, :]
+
+
+def plain_simple_gla(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> Tensor:
+    """The step of `simple_gla`, one line an equation."""
+    state = _matrix_state(q, k, v)
+    out = []
+    for q_t, k_t, v_t, g_t in zip(q.unbind(1), k.unbind(1), v.unbind(1), g.unbind(1), strict=True):
+        state = g_t.exp()[..., None, None] * state + _outer(k_t, v_t)
+        out.append(k.shape[-1] ** -0.5 * _read(q_t, state))
+    return torch.stack(out, 1)
+
+
+def plain_retnet(q: Tensor, k: Tensor, v: Tensor, gamma: Tensor) -> Tensor:
+    """The step of `retnet`, one line an equation."""
+    state = _matrix_state(q, k, v)
+    out = []
+    for q_t, k_t, v_t in zip(q.unbind(1), k.unbind(1), v.unbind(1), strict=True):
+        state = gamma[:, None, None] * state + _outer(k_t, v_t)
+        out.append(k.shape[-1] ** -0.5 * _read(q_t, state))
+    return torch.stack(out, 1)
+
+
+def plain_linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The step of `linear_attention`, one line an equation."""
+    state = _matrix_state(q, k, v)
+    total = torch.zeros_like(k[:, 0])
+    out = []
+    for q_t, k_t, v_t in zip(q.unbind(1), k.unbind(1), v.unbind(1), strict=True):
+        q_t, k_t = F.elu(q_t) + 1, F.elu(k_t) + 1
+        state = state + _outer(k_t, v_t)
+        total = total + k_t
+        norm = (q_t * total).sum(-1, keepdim=True).clamp(min=1e-6)
+        out.append(_read(q_t, state) / norm)
+    return torch.stack(out, 1)
+
+
+def plain_mamba2(
+    x: Tensor, dt: Tensor, b: Tensor, c: Tensor, a_log: Tensor, d: Tensor, dt_bias: Tensor
+) -> Tensor:
+    """The step of `mamba2`, one line an equation."""
+    state = _matrix_state(c, b, x)
+    out = []
+    tokens = zip(x.unbind(1), dt.unbind(1), b.unbind(1), c.unbind(1), strict=True)
+    for x_t, dt_t, b_t, c_t in tokens:
+        delta = F.softplus(dt_t + dt_bias)
+        decay = torch.exp(-delta * a_log.exp())
+        state = decay[..., None, None] * state + _outer(delta[..., None] * b_t, x_t)
+        out.append(_read(c_t, state) + d[:, None] * x_t)
+    return torch.stack(out, 1)
+
+
+def plain_gated_delta_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> Tensor:
+    """The step of `gated_delta_rule`, one line an equation."""
+    state = _matrix_state(q, k, v)
+    out = []
+    tokens = zip(q.unbind(1), k.unbind(1), v.unbind(1), g.unbind(1), beta.unbind(1), strict=True)
+    for q_t, k_t, v_t, g_t, beta_t in tokens:
+        state = g_t.exp()[..., None, None] * state
+        state = state + _outer(beta_t[..., None] * k_t, v_t - _read(k_t, state))
+        out.append(k.shape[-1] ** -0.5 * _read(q_t, state))
+    return torch.stack(out, 1)
+
+
+def plain_kimi_delta_attention(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> Tensor:
+    """The step of `kimi_delta_attention`, one line an equation."""
+    state = _matrix_state(q, k, v)
+    out = []
+    tokens = zip(q.unbind(1), k.unbind(1), v.unbind(1), g.unbind(1), beta.unbind(1), strict=True)
+    for q_t, k_t, v_t, g_t, beta_t in tokens:
+        state = g_t.exp()[..., None] * state
+        state = state + _outer(beta_t[..., None] * k_t, v_t - _read(k_t, state))
+        out.append(k.shape[-1] ** -0.5 * _read(q_t, state))
+    return torch.stack(out, 1)
+
+
+PLAIN: dict[str, Callable[..., Tensor]] = {
+    "linear_attention": plain_linear_attention,
+    "retnet": plain_retnet,
+    "simple_gla": plain_simple_gla,
+    "mamba2": plain_mamba2,
+    "gated_delta_rule": plain_gated_delta_rule,
+    "kimi_delta_attention": plain_kimi_delta_attention,
 }

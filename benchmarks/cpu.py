@@ -1,7 +1,8 @@
-"""Generated code against a hand-written loop on the CPU: `python benchmarks/cpu.py`.
+"""Generated code against hand-written code on the CPU: `python benchmarks/cpu.py`.
 
-Forward and backward of the generated torch backend and of the frozen loop in `baselines.py`, one
-after the other in turn, the median of each, and their ratio.  Before anything is timed, outputs and
+Forward and backward of the generated torch backend, of the frozen loops in `baselines.py` (plain
+and tuned) and of the chunked form in `chunked.py`, one after the other in turn, the median of each,
+and their ratios.  Before anything is timed, outputs and
 gradients of the generated code are judged against the loop in float64.  Exit status 1 if they are
 wrong.
 """
@@ -13,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +25,8 @@ import torch
 from torch import Tensor
 
 import scandsl
-from benchmarks.baselines import LOOPS
+from benchmarks.baselines import LOOPS, PLAIN
+from benchmarks.chunked import CHUNKED
 from benchmarks.common import ROOT, environment, number, realistic, show, sizes_for, write_json
 from scandsl.driver import check
 from scandsl.loader import read_source
@@ -31,20 +34,21 @@ from scandsl.testing.compare import relative_rms
 from scandsl.testing.tolerances import Role, tolerance
 
 Results = dict[str, Tensor]
+KINDS = ("plain loop", "tuned loop", "chunked by hand")
 
 
 def main() -> int:
     options = _options()
     torch.set_num_threads(options.threads)
     found = []
-    for name in options.spec or ["simple_gla", "retnet", "linear_attention", "mamba2"]:
+    for name in options.spec or list(LOOPS):
         found.append(_one(name, options))
-        print(f"{name}: {found[-1]['ratio']:.1f} times faster than the loop", flush=True)
+        print(f"{name}: {found[-1]['ratios']['plain loop']:.1f} times faster", flush=True)
     o = options
     shape = f"B={o.batch} T={o.time} H={o.heads} K={o.key} V={o.value}"
     show(
-        f"forward and backward, {shape}, {o.dtype}, {o.threads} threads",
-        ("scan", "form", "loop ms", "torch ms", "times faster", "error/bound"),
+        f"forward and backward, ms (times the generated), {shape}, {o.dtype}, {o.threads} threads",
+        ("scan", "form", "torch ms", *KINDS, "error/bound"),
         [_row(result) for result in found],
     )
     wrong = [f"{r['scan']}: {e['tensor']} {e['error']:.2e}" for r in found for e in _wrong(r)]
@@ -90,13 +94,25 @@ def _one(name: str, options: argparse.Namespace) -> dict[str, Any]:
         return _ran(LOOPS[name], given, cotangent)
 
     verdicts = _judged(generated, loop, tensors, dtype)
-    times = _timed({"generated": generated, "loop": loop}, tensors, options.repeats)
+    others = {"plain loop": PLAIN, "tuned loop": LOOPS, "chunked by hand": CHUNKED}
+    functions = {kind: table[name] for kind, table in others.items() if name in table}
+    runs: dict[str, Callable[..., Results]] = {"generated": generated}
+    for kind, function in functions.items():
+        runs[kind] = partial(_by_hand, function, cotangent)
+    times = _timed(runs, tensors, options.repeats)
     medians = {key: statistics.median(values) for key, values in times.items()}
+    ratios = {kind: medians[kind] / medians["generated"] for kind in functions}
     return {
         "scan": name, "form": _form(module, name), "B": options.batch, "T": options.time,
         "H": options.heads, "sizes": sizes, "dtype": options.dtype, "verdicts": verdicts,
-        "milliseconds": times, "median": medians, "ratio": medians["loop"] / medians["generated"],
+        "milliseconds": times, "median": medians, "ratios": ratios,
     }  # fmt: skip
+
+
+def _by_hand(
+    function: Callable[..., Tensor], cotangent: Tensor, given: Mapping[str, Tensor]
+) -> Results:
+    return _ran(function, given, cotangent)
 
 
 def _form(module: ModuleType, name: str) -> str:
@@ -151,9 +167,11 @@ def _timed(
 
 def _row(result: Mapping[str, Any]) -> list[str]:
     worst = max(v["error"] / v["bound"] for v in result["verdicts"])
-    median = result["median"]
-    numbers = (median["loop"], median["generated"], result["ratio"], worst)
-    return [result["scan"], result["form"], *map(number, numbers)]
+    median, ratios = result["median"], result["ratios"]
+    cells = [
+        f"{number(median[kind])} ({ratios[kind]:.1f})" if kind in ratios else "" for kind in KINDS
+    ]
+    return [result["scan"], result["form"], number(median["generated"]), *cells, number(worst)]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.baselines import LOOPS
+from benchmarks.baselines import LOOPS, PLAIN
+from benchmarks.chunked import CHUNK, CHUNKED
 from benchmarks.common import realistic, sizes_for
 from scandsl.driver import check
 from scandsl.loader import read_source
@@ -27,6 +28,16 @@ def test_loops_are_the_examples(name):
     tensors = realistic(recurrence, sizes_for(recurrence, 5, 7), (2, 9, 3), torch.float64)
     expected = interpret(recurrence, tensors).outputs[0]
     assert relative_rms(LOOPS[name](*tensors.values()), expected) < 1e-14
+    assert relative_rms(PLAIN[name](*tensors.values()), expected) < 1e-14
+
+
+@pytest.mark.parametrize("name", sorted(CHUNKED))
+def test_chunked_forms_are_the_loops(name):
+    (recurrence,) = check(read_source(ROOT / "examples" / f"{name}.scan")).recurrences
+    shape = (2, 2 * CHUNK, 3)
+    tensors = realistic(recurrence, sizes_for(recurrence, 5, 7), shape, torch.float64)
+    expected = LOOPS[name](*tensors.values())
+    assert relative_rms(CHUNKED[name](*tensors.values()), expected) < 1e-13
 
 
 def _run(script: str, *options: str, blocked: Path, **environment: str):
