@@ -157,6 +157,7 @@ class TorchPrinter:
         self._uses: dict[Ref, int] = {}
         self._fixed: set[Ref] = set()
         self._adjoints: dict[tuple[Ref, ...], tuple[str, ...]] = {}
+        self._spans: dict[tuple[Ref, bool], str] = {}
         self._behind: frozenset[Ref] = frozenset()
         self._expected = False
         self._commented: set[str] = set()
@@ -418,12 +419,12 @@ class TorchPrinter:
             case Expand(x):
                 return self._expand(value, x)
             case Scores(q, k, a, factors=factors):
-                return self.call("_scores", *self._decayed((q, k, a), factors))
+                return self.call("_scores", *self._decayed((q, k), a, factors))
             case ScoresAdjoint(q, k, a, g):
                 text = self._scores_adjoint(value.op, (q, k, a, g))
                 return replace(text, fresh=self._uses[ref] == 1)
             case Spread(m, x, a, factors=factors):
-                return self.call("_weighted", *self._decayed((m, x, a), factors))
+                return self.call("_weighted", *self._decayed((m, x), a, factors))
             case SegmentProduct(x, exclusive=exclusive):
                 return self.call("_segment_product", self._text[x].text, repr(exclusive))
             case CumProd(x, dim, reverse, exclusive):
@@ -637,16 +638,23 @@ class TorchPrinter:
 
     # ------------------------------------------------------------ contractions
 
-    def _decayed(self, refs: Sequence[Ref], factors: bool) -> list[str]:
-        """Arguments of a function of decays, which are logarithms if not told otherwise."""
+    def _decayed(self, refs: Sequence[Ref], decays: Ref, factors: bool) -> list[str]:
+        """Arguments of a function of rows and of the decays between them."""
+        if (decays, factors) not in self._spans:
+            name = self.names.fresh("spans", numbered=True)
+            text = self._tensor(self._text[decays], self.values[decays].kind).text
+            call = self.call("_spans", text, *(["factors=True"] if factors else []))
+            self.lines.append(f"{name} = {call.text}")
+            self._spans[decays, factors] = name
         tensors = [self._tensor(self._text[r], self.values[r].kind).text for r in refs]
-        return [*tensors, "factors=True"] if factors else tensors
+        return [*tensors, self._spans[decays, factors]]
 
     def _scores_adjoint(self, op: ScoresAdjoint, refs: tuple[Ref, ...]) -> Text:
         """One of three results of one call, which is printed once."""
         if refs not in self._adjoints:
             names = tuple(self.names.fresh("d_scores", numbered=True) for _ in range(3))
-            call = self.call("_scores_adjoint", *self._decayed(refs, op.factors))
+            arguments = [*self._decayed((op.q, op.k), op.a, op.factors), self._text[op.g].text]
+            call = self.call("_scores_adjoint", *arguments)
             self.lines.append(f"{', '.join(names)} = {call.text}")
             self._adjoints[refs] = names
         return Text(self._adjoints[refs]["qka".index(op.of)])
