@@ -253,9 +253,11 @@ def _tile_scores_adjoint(
     before = tl.zeros_like(decays) + (1.0 if FACTORS else 0.0)
     after = before
     total = decays
-    out = _corner_adjoint(
-        q, k, grad, before, after, i, 1, OF, DOT, PRECISION, FACTORS
-    )
+    out = tl.zeros_like(decays)
+    if OF != 2:  # no row lies between two neighbours
+        out += _corner_adjoint(
+            q, k, grad, before, after, i, 1, OF, DOT, PRECISION, FACTORS
+        )
     before, after, total = _stretched(before, after, total, i, 1, FACTORS)
     out += _corner_adjoint(
         q, k, grad, before, after, i, 2, OF, DOT, PRECISION, FACTORS
@@ -362,12 +364,9 @@ def _tile_factors_adjoint(q, k, decays, grad, i, DOT: tl.constexpr, PRECISION: t
     total = filled
     zeros_b = tl.zeros_like(decays)
     zeros_a = zeros_b
-    out = _factor_corner(
-        q, k, filled, small, grad, before, after, zeros_b, zeros_a, i, 1, DOT, PRECISION
-    )
     before, after, total = _stretched(before, after, total, i, 1, True)
     zeros_b, zeros_a, zeros = _stretched(zeros_b, zeros_a, zeros, i, 1)
-    out += _factor_corner(
+    out = _factor_corner(
         q, k, filled, small, grad, before, after, zeros_b, zeros_a, i, 2, DOT, PRECISION
     )
     before, after, total = _stretched(before, after, total, i, 2, True)
