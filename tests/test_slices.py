@@ -57,6 +57,18 @@ scan both:  # decays along both sides, one of them of any sign
     output o[V] = q @ S
 """
 
+KEPT = """
+scan kept:  # a window of what one state gives, in front of another
+    input q[K], k[K], v[V], g in (-inf, 0]
+    param w[W]
+    static W = 3
+    state S[K, V], A[V]
+    S = exp(g) * S + k * v
+    r = w @[W] window[W](q @ S)
+    A = exp(g) * A + r
+    output o[V] = A + r
+"""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -111,6 +123,9 @@ CASES = (
     Case("lstm-packed", "lstm", (3, 0, 30, 7), time=40),
     Case("conv", "conv_gated_delta_rule", time=40, uneven=True),
     Case("conv-packed", "conv_gated_delta_rule", (3, 0, 30, 7), time=40),
+    Case("conv-short", "conv_gated_delta_rule", (2, 7), time=9),  # windows longer than slices
+    Case("mlstm", "mlstm", time=40),
+    Case("kept", KEPT, (3, 0, 30, 7), time=40),
     Case("triton-gated_delta_rule", "gated_delta_rule", backend="triton", time=70, uneven=True),
     Case("triton-kimi-packed", "kimi_delta_attention", (1, 66, 3), backend="triton", time=70),
     Case("triton-wide", "gated_delta_rule", backend="triton", time=36, size=72),

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from scandsl.analysis.program import Decay, Form, Program, Stage
-from scandsl.ir.nodes import Dims, Input, Recurrence, Ref, Tensor, operands
+from scandsl.ir.nodes import Dims, Input, Kind, Recurrence, Ref, Tensor, operands
 from scandsl.plan import Plan
-from scandsl.render.form import Handed, RenderedForm
+from scandsl.render.form import Handed, RenderedForm, RenderedMove, RenderedSlices
 from scandsl.render.functions import FunctionPrinter
 from scandsl.render.layout import (
     bracketed,
@@ -187,7 +187,14 @@ class _Chain:
         tables = tuple(t for f in used for t in f.tables) if torch else ()
         names = tuple(n for group in ([kept], kept_by) for part in group for n in part)
         return RenderedForm(
-            self.backend, "\n\n\n".join(blocks), forward, backward, names, saved, tables=tables
+            self.backend,
+            "\n\n\n".join(blocks),
+            forward,
+            backward,
+            names,
+            saved,
+            slices=self._slices(),
+            tables=tables,
         )
 
     def _rendered(self, link: _Link) -> RenderedForm | None:
@@ -306,6 +313,75 @@ class _Chain:
         sizes = "".join(f', sizes.dim["{bases[d]}"]' for d in dims)
         return f"((sizes.batch, sizes.length, sizes.heads{sizes}), sizes.dtype)"
 
+    # ------------------------------------------------------------ slices of time
+
+    def _slices(self) -> RenderedSlices | None:
+        """The maps of a slice of time, one stage after the other, in tensor operations."""
+        for link in self.links:
+            lasting = self._lasting(link)
+            smooth = all(is_smooth(Kind(p.kind)) for p in lasting)
+            if lasting and not (smooth and len(_moves(link)) == len(lasting)):
+                return None
+        moves: dict[str, RenderedMove] = {}
+        targets: list[tuple[_Link, int]] = []
+        for link in self.links:
+            found = _moves(link) if self._lasting(link) else ()
+            base = len(targets)
+            for part, move in zip(self._lasting(link), found, strict=True):
+                moves[link.parts[part.name]] = replace(move, level=base + move.level)
+            targets += [(link, n) for n in range(1 + max((m.level for m in found), default=-1))]
+        stem = f"{self.names.private}_chain_maps"
+        parts = [p for p in self.names.state if p.kind != "time"]
+        own = {p.name: self.local.fresh(f"map_{p.python}") for p in parts if moves[p.name].moved}
+        sources = [link.forms["torch"].slices for link, _ in targets]
+        texts = dict.fromkeys(s.source.strip("\n") for s in sources if s is not None)
+        if self.backend != "torch":
+            texts = {}
+        names = [f"{stem}_{n}" for n in range(1, len(targets) + 1)]
+        blocks = ["\n".join(self._maps(n, *t, own)) for n, t in zip(names, targets, strict=True)]
+        source = "\n\n\n".join([*texts, *blocks]) if self.backend == "torch" else ""
+        return RenderedSlices(source, tuple(names), None, tuple(moves[p.name] for p in parts))
+
+    def _maps(self, name: str, target: _Link, level: int, own: dict[str, str]) -> list[str]:
+        """The maps of one stage, behind the stages before it; other parts stay as they are."""
+        lines = self._prologue()
+        for number, link in enumerate(self.links, 1):
+            if link is target:
+                break
+            passed = [o.name for o in link.recurrence.outputs if o.name in link.stage.passed]
+            results = self.local.fresh(f"results_{number}")
+            lines += self._call(link, "False", [results, "_", "_"])
+            for place, output in enumerate(link.recurrence.outputs):
+                if output.name in passed:
+                    lines.append(f"{self.value[output.name]} = {results}[{place}]")
+        lasting = self._lasting(target)
+        maps = [own[n] for p in lasting if (n := target.parts[p.name]) in own]
+        slices = target.forms["torch"].slices
+        call = self._arguments(target)
+        place = len(target.recurrence.arguments) + len(self.names.inner_scalars) + len(lasting)
+        call[place:place] = maps
+        function = target.forms["torch"].forward
+        if slices is not None:
+            function = slices.maps[min(level, len(slices.maps) - 1)]
+        call += ["False", "allow_tf32"]
+        lines += bracketed(f"_, ends, _ = {function}(", call, ")", 4)
+        ends = {target.parts[p.name]: f"ends[{i}]" for i, p in enumerate(lasting)}
+        moved = {m: f"ends[{len(lasting) + i}]" for i, m in enumerate(maps)}
+        parts = [p for p in self.names.state if p.kind != "time"]
+        found = [ends.get(p.name, self.start[p.name]) for p in parts]
+        found += [moved.get(m, m) for m in own.values()]
+        lines += tuple_assigned("found", found)
+        lines.append("return (), found, ()")
+        parameters = [f"{self.names.inner[n]}: Tensor" for n in self.names.recurrence.arguments]
+        parameters += [f"{s}: float" for s in self.names.inner_scalars.values()]
+        parameters += [f"{self.start[p.name]}: Tensor" for p in parts]
+        parameters += [f"{m}: Tensor" for m in own.values()]
+        parameters += [f"{self.start[p.name]}: Tensor" for p in self.names.state[len(parts) :]]
+        parameters += ["cu_seqlens: Tensor | None", "save: bool", "allow_tf32: bool"]
+        head = signature(name, parameters, "tuple[Any, Any, Any]")
+        doc = docstring("How the tokens move what one stage carries.")
+        return [*head, *indented([*doc, *read_only(lines)])]
+
     # ------------------------------------------------------------ backward
 
     def _backward(
@@ -391,6 +467,17 @@ class _Chain:
 
 def _tensors(recurrence: Recurrence) -> tuple[Tensor, ...]:
     return (*recurrence.inputs, *recurrence.params)
+
+
+def _moves(link: _Link) -> tuple[RenderedMove, ...]:
+    """How a slice of time moves the parts of a stage; none if that is not known."""
+    slices = link.forms["torch"].slices
+    if slices is not None:
+        return slices.moves
+    if link.stage.form in (Form.MAP, Form.CONVOLUTION):
+        count = sum(p.kind != "time" for p in link.names.state)
+        return (RenderedMove(window=True),) * count
+    return ()
 
 
 def _words(link: _Link) -> str:

@@ -10,7 +10,8 @@ class RenderedMove:
     """How a slice of time moves one part of the state, as text of the module.
 
     `dims` are the sizes of `M`, the first `over` of which are summed over and come twice.  `moved`
-    and `back` are the einsum of `M` with a state and with a cotangent, empty for the identity.
+    and `back` are the einsum of `M` with a state and with a cotangent, empty for the identity.  A
+    `window` holds earlier tokens, which move on by as many as the slice has.
     """
 
     dims: tuple[str, ...] = ()
@@ -18,6 +19,7 @@ class RenderedMove:
     level: int = 0
     moved: str = ""
     back: str = ""
+    window: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +27,18 @@ class RenderedSlices:
     """What the composition of slices of time needs beside a form.
 
     `maps(*tensors, *scalars, *starts, *map_starts, cu_seqlens, save, allow_tf32)` gives `((), ends,
-    ())`: the ends of the states, then of the maps.  `ends` is the form's backward without the
+    ())`: the ends of the states, then of the maps.  There is one for each level, or one for all; it
+    has to be right for the parts of its level.  `ends` is the form's backward without the
     gradients of its tensors (`None`: the backward itself serves).  There is one move for each part
-    of the state that is no position.
+    of the state that is no position.  `kernels`: all of it is Triton, worth cutting long sequences
+    into segments for.
     """
 
     source: str
-    maps: str
+    maps: tuple[str, ...]
     ends: str | None
     moves: tuple[RenderedMove, ...]
+    kernels: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class RenderedForm:
     @property
     def segmented(self) -> bool:
         """Whether the module may cut long sequences into segments that run at once."""
-        return self.backend == "triton" and self.slices is not None
+        return self.slices is not None and self.slices.kernels
 
     @property
     def saved_count(self) -> int:

@@ -49,13 +49,13 @@ def forms_of(
     name = names.private.strip("_")
     arguments = names.inner
     torch = ChunkTorch(recurrence, arguments, name, forward, backward, plan.chunk, handed=handed)
-    slices, helpers = render_slices(torch) if handed is None else (None, set())
+    slices, helpers = render_slices(torch)
     forms = [replace(torch.render(), slices=slices)]
     printer.helpers.update(torch.helpers, helpers)
     if unprintable(forward) is None and unprintable(backward.program) is None:
         triton = ChunkTriton(recurrence, arguments, name, forward, backward, handed=handed)
         rendered = triton.render()
-        if slices is not None:
+        if slices is not None and handed is None:
             rendered = replace(rendered, slices=render_slices_triton(triton, rendered, slices))
         forms.append(rendered)
     elif handed is None:  # of a stage of chunks the events tell the step, not its values

@@ -44,7 +44,7 @@ def render_slices(form: ChunkTorch) -> tuple[RenderedSlices | None, frozenset[st
         _move(m, s.dims, bases) for m, s in zip(found.maps, form.recurrence.states, strict=True)
     )
     helpers = frozenset(maps_form.helpers | ends_form.helpers)
-    return RenderedSlices("\n\n\n".join(sources) + "\n", maps, ends, moves), helpers
+    return RenderedSlices("\n\n\n".join(sources) + "\n", (maps,), ends, moves), helpers
 
 
 def render_slices_triton(
@@ -65,7 +65,7 @@ def render_slices_triton(
         form.recurrence, form.arg, f"{form.name}_ends", form.forward, _light(form)
     ).render()
     source = _without_twins(f"{maps.source.rstrip()}\n\n\n{ends.source}", rendered.source)
-    return replace(torch, source=source, maps=maps.forward, ends=ends.backward)
+    return replace(torch, source=source, maps=(maps.forward,), ends=ends.backward, kernels=True)
 
 
 _DEFINED = re.compile(r"^def (\w+)\(")

@@ -131,11 +131,9 @@ def _field(recurrence: Recurrence, name: str, dims: Dims, kind: str, depth: int,
 
 def slices_table(slices: RenderedSlices) -> list[str]:
     """The `_Slicing(...)` of one form, and the comma behind it."""
-    items = (
-        slices.maps,
-        slices.ends or "None",
-        Node("moves=(", tuple(map(_move, slices.moves)), ")"),
-    )
+    maps = Node("maps=(", slices.maps, ")")
+    moves = Node("moves=(", tuple(map(_move, slices.moves)), ")")
+    items = (maps, f"ends={slices.ends}", moves)
     lines = rendered(Node("_Slicing(", items, ")"), 12, 1)
     return [*lines[:-1], lines[-1] + ","]
 
@@ -144,6 +142,8 @@ def _move(move: RenderedMove) -> Node:
     items = [f"level={move.level}"] if move.level else []
     if move.moved:
         items += [f'moved="{move.moved}"', f'back="{move.back}"']
+    if move.window:
+        items.append("window=True")
     if move.dims:
         items += [f"dims={strings(move.dims)}", f"over={move.over}"]
     return Node("_Move(", tuple(items), ")")
