@@ -41,6 +41,7 @@ STAGES = {
     "heads_apart": "map convolution chunk",
     "batches": "sequential chunk",
     "alone": "convolution",
+    "waiting": "sequential chunk sequential",
 }
 EXAMPLES = {
     "conv_gated_delta_rule": "convolution chunk",
@@ -49,7 +50,8 @@ EXAMPLES = {
     "rational_transfer_function": "convolution sequential",
     "short_convolution": "convolution",
 }
-NAMES = (*STAGES, "slots")
+IN_CHUNKS = ("slots", "later_query")
+NAMES = (*STAGES, *IN_CHUNKS)
 
 
 @cache
@@ -72,6 +74,12 @@ def stages(recurrence: Recurrence) -> str:
 @pytest.mark.parametrize("name", STAGES)
 def test_stages_in_order(name: str) -> None:
     assert stages(recurrences()[name]) == STAGES[name]
+
+
+@pytest.mark.parametrize("name", IN_CHUNKS)
+def test_chunks_alone_are_no_chain(name: str) -> None:
+    found = analyse(recurrences()[name])
+    assert found.form.value == "chunk" and not found.stages
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -52,7 +52,7 @@ class _Unit:
     mask: int
     needs: int
     form: Form
-    component: int | None
+    components: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +145,9 @@ class _Cutter:
             nodes = [i for i in range(len(names)) if mask >> i & 1]
             component = next((place[names[i]] for i in nodes if names[i] in place), None)
             needs = self._needs(nodes, component) & ~mask
-            units.append(_Unit(mask, needs, self._form(nodes, component), component))
-        return units
+            own = () if component is None else (component,)
+            units.append(_Unit(mask, needs, self._form(nodes, component), own))
+        return _joined(units)
 
     def _needs(self, nodes: Sequence[int], component: int | None) -> int:
         mask = 0
@@ -167,9 +168,10 @@ class _Cutter:
     def _tangled(self, units: Sequence[_Unit]) -> _Fault:
         """A read that waits for what is computed from its own state."""
         for unit in units:
-            if unit.form is not Form.CHUNK or unit.component is None:
+            if unit.form is not Form.CHUNK:
                 continue
-            for event in self.program.components[unit.component].events:
+            events = [e for i in unit.components for e in self.program.components[i].events]
+            for event in events:
                 q = event.q if isinstance(event, Read) else None
                 if q is not None and self.graph.looks[q] & ~unit.mask:
                     text = show(self.values, q)
@@ -303,7 +305,7 @@ class _Cutter:
             if form is Form.CONVOLUTION:
                 components.append(self._window(mask))
             else:
-                places = {u.component for u in units if u.mask & mask} - {None}
+                places = {i for u in units if u.mask & mask for i in u.components}
                 own = enumerate(self.program.components)
                 components += [c for i, c in own if i in places]
         words = ", ".join(s.form.value for s in stages)
@@ -329,6 +331,26 @@ class _Cutter:
             reason="earlier tokens of what is known beforehand: all tokens at once",
             memories=names,
         )
+
+
+def _joined(units: Sequence[_Unit]) -> list[_Unit]:
+    """The units, chunks that read each other's states joined: one chunk holds them all."""
+    feeds = tuple(
+        sum(1 << i for i, other in enumerate(units) if unit.needs & other.mask) for unit in units
+    )
+    out: list[_Unit] = []
+    for part in strongly_connected(feeds):
+        found = [units[i] for i in part]
+        if len(found) == 1 or any(u.form is not Form.CHUNK for u in found):
+            out += found
+            continue
+        mask = sum(u.mask for u in found)
+        needs = 0
+        for unit in found:
+            needs |= unit.needs
+        places = tuple(sorted(i for u in found for i in u.components))
+        out.append(_Unit(mask, needs & ~mask, Form.CHUNK, places))
+    return out
 
 
 def _shortest(units: Sequence[_Unit]) -> list[tuple[Form, int]] | None:

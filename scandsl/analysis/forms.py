@@ -121,7 +121,7 @@ def _chunk_fault(
         fault = _event_fault(recurrence, component, event, len(state.dims))
         if fault is not None:
             return fault
-    return _order_fault(recurrence, components, index)
+    return None
 
 
 def _class_fault(recurrence: Recurrence, component: Component) -> Fault | None:
@@ -212,22 +212,6 @@ def _masked(recurrence: Recurrence, ref: Ref) -> bool:
     known = {r: False for r in range(len(values)) if carried(r)}
     known |= {r: True for r, v in enumerate(values) if isinstance(v.op, Every)}
     return looks_at(values, known)(ref)
-
-
-def _order_fault(
-    recurrence: Recurrence, components: Sequence[Component], index: int
-) -> Fault | None:
-    """Events may look at what earlier components gave, not at what later ones will."""
-    names = {s for c in components[index + 1 :] for s in c.states}
-    values = recurrence.values
-    later = [r for r, v in enumerate(values) if isinstance(v.op, Prev) and v.op.state in names]
-    looks = looks_at(values, dict.fromkeys(later, True))
-    for event in components[index].events:
-        for ref in event_operands(event):
-            if looks(ref):
-                text = show(values, ref)
-                return Fault(f"`{text}` depends on a state that is computed later", ref)
-    return None
 
 
 def event_operands(event: Event) -> tuple[Ref, ...]:
