@@ -10,7 +10,7 @@ import torch
 from scandsl.ir.nodes import Recurrence
 from scandsl.testing.compare import Case, backends, runs
 from scandsl.testing.data import Layout
-from tests.generated import EXAMPLES, example, imported, text_of
+from tests.generated import EXAMPLES, arguments, built, example, imported, text_of
 
 pytest.importorskip("triton")
 
@@ -42,6 +42,63 @@ def test_every_example_agrees_with_the_judge(path: Path, tmp_path: Path) -> None
 def test_a_batch_of_several_checkpoints(name: str, tmp_path: Path) -> None:
     module, recurrence = example(name, tmp_path, "sequential")
     judge(module, recurrence, Case("plain", Layout(batch=2, time=35, heads=1), carried=True))
+
+
+@pytest.mark.parametrize("name", ["gated_delta_rule", "gla"])
+def test_it_equals_the_chunked_form(name: str, tmp_path: Path) -> None:
+    """The same numbers from two derivations: the step's adjoint, and that of a chunk."""
+    layout = Layout(batch=1, time=40, heads=2)
+    found = []
+    for form in ("sequential", "chunk"):
+        folder = tmp_path / form
+        folder.mkdir()
+        module, recurrence = example(name, folder, form)
+        tensors, _ = arguments(recurrence, layout, torch.float32)
+        scan = getattr(module, name)
+        out, end = scan(*tensors, output_final_state=True, backend="triton")
+        grads = torch.autograd.grad(out.square().sum() + end.square().sum(), tensors)
+        found.append((out, end, *grads))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5 * float(other.abs().max()), rtol=1e-4)
+
+
+def test_steps_without_a_state_and_results_without_gradients(tmp_path: Path) -> None:
+    spec = """
+scan places:
+    input x[A, B]
+    output y[A, B] = 2 * x
+    output i = argmax[A, B](x)
+    output late = t > 1 and sum[A, B](x) > 0
+"""
+    module, recurrence = built(spec, tmp_path, "places")
+    assert "triton" in backends(module, "places")
+    judge(module, recurrence, Case("packed", Layout(lengths=(2, 0, 3), heads=2), carried=True))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "z = log(z) + 0.1 * c * z",
+        "z = sqrt(z) + c",
+        "z = rsqrt(z + 3) * c",
+        "z = tanh(z) * c + 0.5 * sin(z)",
+        "z = cos(z) / (c + 3) + conj(z)",
+        "z = where(abs(z) > 1, z / 2, z * c + 1)",
+    ],
+)
+def test_complex_functions_as_pairs(line: str, tmp_path: Path) -> None:
+    spec = f"""
+scan pairs:
+    input c: complex, x in [0.1, 1]
+    state z: complex = 1
+    {line}
+    z = z + x
+    output re_z = re(z)
+    output whole: complex = z
+"""
+    module, recurrence = built(spec, tmp_path, "pairs")
+    layout = Layout(lengths=(3, 2), heads=2, own_heads={"c": 1})
+    judge(module, recurrence, Case("packed", layout, carried=True))
 
 
 @pytest.mark.parametrize("name", ["rwkv7", "mlstm", "s4d"])

@@ -1,8 +1,9 @@
 """Which forms of a scan are rendered, per backend.
 
 In: a plan and the names of its scan.  Out: at most one `RenderedForm` per backend, torch first.
-The sequential form exists for any scan on torch; the chunked form where the plan has it, on torch
-and, as far as its values fit into tiles, on Triton.  A chain has the backends of its stages.
+The sequential form exists for any scan on both; the chunked form where the plan has it, on torch
+and, as far as its values fit into tiles, on Triton (where they do not, Triton runs sequentially).
+A chain runs on Triton where a stage does.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ def forms_of(
 ) -> tuple[RenderedForm, ...]:
     """The forms of one scan, or of a stage of a chain with what goes between it and others."""
     if plan.form is Form.CHAIN:
-        return chain_forms(plan, names, printer, forms_of)
+        chain = chain_forms(plan, names, printer, forms_of)
+        if all(form.backend == "torch" for form in chain):  # no stage has a state
+            return (*chain, render_sequential_triton(names, lowered))
+        return chain
     if plan.form is not Form.CHUNK:
         passed = None if handed is None else handed.passed
         sequential = render_sequential(names, lowered, printer, passed)
