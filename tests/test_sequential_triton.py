@@ -44,6 +44,16 @@ def test_a_batch_of_several_checkpoints(name: str, tmp_path: Path) -> None:
     judge(module, recurrence, Case("plain", Layout(batch=2, time=35, heads=1), carried=True))
 
 
+@pytest.mark.parametrize("name", ["lstm", "lru"])
+def test_matrices_that_do_not_stay_on_chip(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, recurrence = example(name, tmp_path, "sequential")
+    monkeypatch.setattr(module, "_step_warps", lambda numbers: 0)  # no room for any
+    layout = Layout(lengths=(3, 2), heads=2, own_heads=shared(recurrence))
+    judge(module, recurrence, Case("packed", layout, carried=True))
+
+
 @pytest.mark.parametrize("name", ["gated_delta_rule", "gla"])
 def test_it_equals_the_chunked_form(name: str, tmp_path: Path) -> None:
     """The same numbers from two derivations: the step's adjoint, and that of a chunk."""

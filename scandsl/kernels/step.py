@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from scandsl.ir.adjoint import vjp
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import (
+    Binary,
     Contract,
     CumSum,
     Dim,
@@ -72,11 +73,21 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Outer:
+    """The gradient of a param as a sum over tokens of products of two vectors, one row a token."""
+
+    name: str
+    dims: Dims
+    left: Store
+    right: Store
+
+
+@dataclass(frozen=True, slots=True)
 class StepProgram:
     """The step and its adjoint.  `Load(part)` is a part before the step, `Load(d part)` behind it.
 
     `d_parts` hands cotangents to the step before, `d_inputs` has one row a token, and `d_params` is
-    to be summed over tokens.
+    to be summed over tokens; so are the products `d_outer`, which need no room on chip.
     """
 
     dims: tuple[Dim, ...]
@@ -88,6 +99,7 @@ class StepProgram:
     d_parts: tuple[Carry, ...]
     d_inputs: tuple[Store, ...]
     d_params: tuple[Store, ...]
+    d_outer: tuple[Outer, ...]
 
 
 def step_program(step: Step) -> StepProgram:
@@ -124,6 +136,10 @@ def step_program(step: Step) -> StepProgram:
     roots = [*outputs, *after, *d_parts.values(), *gradients.values()]
     real, pairs = real_pairs(b.dims, b.values, roots)
     split = _Splitter(real, pairs)
+    independent = _independent(step, values)
+    d_params = tuple(split.stores(_gradients(step.params, gradients)))
+    d_outer = () if heads or independent else tuple(_outer_products(real, d_params))
+    alone = {x.name for x in d_outer}
     return StepProgram(
         dims=tuple(real.dims),
         heads=heads,
@@ -133,8 +149,9 @@ def step_program(step: Step) -> StepProgram:
             split.carries((_d(x), d_parts[x.name]) for x in step.before if x.name in d_parts)
         ),
         d_inputs=tuple(split.stores(_gradients(step.inputs, gradients))),
-        d_params=tuple(split.stores(_gradients(step.params, gradients))),
-        independent=_independent(step, values),
+        d_params=tuple(x for x in d_params if x.name not in alone),
+        d_outer=d_outer,
+        independent=independent,
         values=tuple(real.values),
     )
 
@@ -171,6 +188,21 @@ class _Splitter:
         for x, ref in results:
             for name, part in self._parts(x, ref):
                 yield Store(name, x.dims, self.builder.kind_of(part), part)
+
+
+def _outer_products(b: Builder, gradients: Iterable[Store]) -> Iterable[Outer]:
+    """The gradients of matrices that are products of two vectors at every token."""
+    for x in gradients:
+        op = b.values[x.value].op
+        if not (isinstance(op, Binary) and op.fn == "mul"):
+            continue
+        left, right = b.dims_of(op.a), b.dims_of(op.b)
+        if left and right and not set(left) & set(right):
+            stores = (
+                Store(f"{x.name} {side}", dims, Kind.REAL, ref)
+                for side, dims, ref in (("left", left, op.a), ("right", right, op.b))
+            )
+            yield Outer(x.name, x.dims, *stores)
 
 
 # ---------------------------------------------------------------- heads

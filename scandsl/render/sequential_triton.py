@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from scandsl.ir.nodes import Contract, Dims, Kind, Load, Ref, Tensor, Value, uses_time
+from scandsl.ir.nodes import (
+    Contract,
+    Dims,
+    Expand,
+    Iota,
+    Kind,
+    Load,
+    Ref,
+    Tensor,
+    Value,
+    operands,
+    uses_time,
+)
 from scandsl.kernels.backward import cotangent
 from scandsl.kernels.pairs import parts_of
 from scandsl.kernels.program import Store
@@ -28,8 +40,9 @@ from scandsl.render.step_kernel import (
     step_forward,
 )
 
-_LIMITS = {"forward": "4096", "backward": "2048"}
-_HEAD_LIMIT = "512"
+# Numbers of a value in one program: a thread of four warps has 32 of 4096, beside its adjoint 16.
+_LIMITS = {"forward": 4096, "backward": 2048}
+_HEAD_LIMIT = 512
 
 
 def render_sequential_triton(
@@ -195,6 +208,16 @@ class _SequentialTriton:
                 out |= self._named_planes(name, t.kind, t.dims, var, host, heads)
         return out
 
+    def _factor_planes(self) -> dict[str, Plane]:
+        """The vectors whose products are gradients of params."""
+        planes = self._gradient_planes(False)
+        return {
+            store.name: Plane(f"{p.var}_{side}", store.dims, f"{p.host}_{side}")
+            for x in self.program.d_outer
+            for p in (planes[x.name],)
+            for side, store in (("left", x.left), ("right", x.right))
+        }
+
     def _part_planes(self, backward: bool) -> dict[str, PartPlanes]:
         """Where each part begins and ends; in the backward its cotangent does so."""
         out: dict[str, PartPlanes] = {}
@@ -233,6 +256,7 @@ class _SequentialTriton:
                 rows |= self._named_planes(o.name, o.kind, o.dims, f"out_{var}", f"out_{host}")
         if backward:
             rows |= self._gradient_planes(True)
+            rows |= self._factor_planes()
         parts = self._part_planes(False)
         if backward:
             parts |= self._part_planes(True)
@@ -294,7 +318,8 @@ class _SequentialTriton:
         known = [d for d in self.kernel_dims if d not in cut]
         for dim in reversed(cut):
             others = self._largest(tiles, known, dim)
-            text = f"_step_block({self._size(dim)}, {others}, {_LIMITS[direction]})"
+            limit = _LIMITS[direction] // self._weight()
+            text = f"_step_block({self._size(dim)}, {others}, {limit})"
             if dim in matrix:
                 text = f"max(16, {text})"
             lines.append(f"block_{self.kernel_dims[dim]} = {text}")
@@ -306,11 +331,44 @@ class _SequentialTriton:
             lines.append("head_tiles = _tiles((heads, block_heads))")
             everything = f"block_heads * {everything}"
         lines.append(f"numbers = {everything}")
+        lines += self._held(direction)
         lines.append(f"parts = _tiles({', '.join(cuts)})" if cuts else "parts = 1")
         lines.append(
             f"grid = (sequences, {'head_tiles' if self.program.heads else 'heads'}, parts)"
         )
         return lines
+
+    def _weight(self) -> int:
+        """How crowded registers are: values of full size that stay on chip, two of them free."""
+        values = self.program.values
+        tiles = self._tiles_of_values()
+        lead = {HEAD} if self.program.heads else set()
+        planes = sum({*lead, *p.dims} in tiles for p in self.program.parts)
+        read = {r for v in values if v.varies for r in operands(v.op)}
+        steady = (values[r] for r in read if not values[r].varies)
+        planes += sum(
+            set(v.dims) in tiles and not isinstance(v.op, Load | Expand | Iota) for v in steady
+        )
+        weight = 1
+        while 2 * weight < planes:
+            weight *= 2
+        return weight
+
+    def _held(self, direction: str) -> list[str]:
+        """How many warps, and whether matrices among the params stay on chip with them."""
+        static = {d.name for d in self.recurrence.dims if d.size is not None}
+        matrices = [
+            " * ".join(f"block_{self.kernel_dims[d]}" for d in t.dims)
+            for t in self.recurrence.params
+            if len(set(t.dims) - static) > 1
+            for _ in parts_of(t.name, t.kind)
+        ]
+        lines = self._sum_lines("held", matrices)
+        many = self._weight()
+        numbers = f"{many} * numbers" if many > 1 else "numbers"
+        lines.append(f"warps = _step_warps(max({numbers}, held // 2))")
+        registers = {"forward": 64, "backward": 32}[direction]
+        return [*lines, f"hold = held <= {registers} * 32 * warps"]
 
     def _largest(
         self, tiles: Sequence[frozenset[str]], known: Sequence[str], dim: str | None
@@ -381,13 +439,14 @@ class _SequentialTriton:
     def _launch(self, kernel: StepKernel) -> list[str]:
         lines = [f"_kernel({kernel.name})[grid]("]
         lines += [f"    {name}={host}," for name, host in kernel.arguments.items()]
-        return [*lines, "    num_warps=_step_warps(numbers),", "    num_stages=1,", ")"]
+        return [*lines, "    num_warps=warps,", "    num_stages=1,", ")"]
 
     def render(self) -> RenderedForm:
         """The kernels and the functions that launch them."""
         forward = step_forward(self._setup(False), f"{self.stem}_kernel")
         backward = None
-        if self.program.d_inputs or self.program.d_params or self.program.d_parts:
+        p = self.program
+        if p.d_inputs or p.d_params or p.d_outer or p.d_parts:
             backward = step_backward(self._setup(True), f"{self.stem}_kernel_backward")
         names = (f"{self.stem}_forward", f"{self.stem}_backward", f"{self.stem}_saved")
         blocks = [k.source.rstrip() for k in (forward, backward) if k is not None]
@@ -500,6 +559,7 @@ class _SequentialTriton:
     def _backward(self, name: str, kernel: StepKernel | None) -> list[str]:
         lines = [] if kernel is None else self._against_time(kernel)
         found = {s.name for s in (*self.program.d_inputs, *self.program.d_params)}
+        found |= {x.name for x in self.program.d_outer}
         gradients = [self._gradient(t, found) for t in self.tensors]
         starts = [self._start_gradient(f) for f in self.fields]
         lines += bracketed("gradients = (", gradients, "," * (len(gradients) == 1) + ")", 4)
@@ -520,12 +580,24 @@ class _SequentialTriton:
         lines += self._part_gradient_lines()
         for store in (*self.program.d_inputs, *self.program.d_params):
             lines.append(self._gradient_room(store))
+        factors = self._factor_planes()
+        for x in self.program.d_outer:
+            for store in (x.left, x.right):
+                inner = "".join(f", {self._size(d)}" for d in factors[store.name].dims)
+                room = self._empty(f"(batch, tokens, heads{inner})", "torch.float32")
+                lines.append(f"{factors[store.name].host} = {room}")
         if self.program.parts:
             lines += self._sum_lines("whole", self._volumes(self._size))
             lines += self._sum_lines("room", [self._lanes(p.dims) for p in self.program.parts])
             scratch = self._empty("grid[0] * grid[1] * parts * every * room", "torch.float32")
             lines.append(f"scratch = {scratch}")
-        return [*lines, *self._launch(kernel)]
+        lines += self._launch(kernel)
+        planes = self._gradient_planes(False)
+        for x in self.program.d_outer:
+            order = tuple((*x.left.dims, *x.right.dims).index(d) for d in x.dims)
+            one, other = factors[x.left.name].host, factors[x.right.name].host
+            lines.append(f"{planes[x.name].host} = _outer({one}, {other}, {order})")
+        return lines
 
     def _lanes(self, dims: Dims) -> str:
         lead = ["block_heads"] if self.program.heads else []
@@ -596,13 +668,14 @@ _LOCALS = frozenset({
     "heads", "batch", "tokens", "device", "offsets", "sequences", "every", "head_tiles",
     "block_heads", "numbers", "parts", "grid", "slots", "kept", "scratch", "gradients", "d_start",
     "save", "allow_tf32", "cu_seqlens", "start_t", "sizes", "whole", "room",
+    "held", "hold", "warps",
 })  # fmt: skip
 
 _KERNEL_OWN = frozenset({
     "tl", "triton", "seq", "h", "tile", "begin", "length", "slot", "step", "token", "position",
     "start", "chunk", "chunks", "back", "first", "count", "c", "r", "room", "at", "float", "range",
     "kept", "scratch", "offsets", "program", "lane", "heads", "in_h", "TOKENS", "HEADS", "EVERY",
-    "DOT", "PRECISION", "ROOM", "WHOLE", "SAVE", "PACKED", "HEAD_TILES", "BLOCK_HEADS",
+    "DOT", "PRECISION", "ROOM", "WHOLE", "SAVE", "HOLD", "PACKED", "HEAD_TILES", "BLOCK_HEADS",
 })  # fmt: skip
 
 __all__ = ["HEAD", "render_sequential_triton", "step_of"]

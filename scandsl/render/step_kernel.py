@@ -26,7 +26,8 @@ from scandsl.render.triton_printer import Axis, Tile, TritonPrinter, strip, use_
 _LINE = 64  # longer pointers and masks are computed in lines of their own
 
 _OWN = (
-    "tl", "triton", "TOKENS", "HEADS", "EVERY", "HEAD_TILES", "SAVE", "PACKED", "BLOCK_HEADS",
+    "tl", "triton", "TOKENS", "HEADS", "EVERY", "HEAD_TILES", "SAVE", "HOLD", "PACKED",
+    "BLOCK_HEADS",
     "DOT", "PRECISION", "ROOM", "WHOLE", "seq", "h", "in_h", "tile", "lane", "begin", "length",
     "slot",
     "step", "token", "position", "start", "chunk", "chunks", "back", "first", "count", "c", "r",
@@ -126,6 +127,7 @@ class _Kernel:
         self.axis = self._axes()
         self.vars = {c.name: self._fresh(self._part_hint(c.name)) for c in self.program.parts}
         self.settled: dict[Ref, Tile] = {}
+        self.matrices: dict[Ref, tuple[str, list[str]]] = {}
 
     # ------------------------------------------------------------ names
 
@@ -409,9 +411,14 @@ class _Kernel:
     def _settle(self, roots: Sequence[Ref]) -> None:
         """Compute what stays the same in time, before the loop."""
         needed = self._needed(roots)
-        refs = [r for r in needed if not self.values[r].varies]
-        varying = (self.values[r].op for r in needed if self.values[r].varies)
+        varying = [self.values[r].op for r in needed if self.values[r].varies]
         used = {*roots, *(r for op in varying for r in operands(op))}
+        steady = [r for r in needed if not self.values[r].varies]
+        inner = {r for ref in steady for r in operands(self.values[ref].op)} | set(roots)
+        for ref in steady:
+            if ref not in inner and self._is_matrix(self.values[ref]):
+                self._hold(ref)
+        refs = [r for r in steady if r not in self.matrices]
         printer = self._printer(refs, roots)
         self.leaf_printer = printer
         printer.run(refs)
@@ -421,12 +428,37 @@ class _Kernel:
         self.head.add(*printer.lines)
         self.settled = printer.tiles
 
+    def _is_matrix(self, value: Value) -> bool:
+        """Whether a value is a param that may be too large to stay on chip."""
+        wide = [d for d in value.dims if not self.setup.sizes.get(d, "").isdigit()]
+        param = isinstance(value.op, Load) and value.op.name in self.setup.params
+        return param and len(wide) > 1 and not self.program.heads
+
+    def _hold(self, ref: Ref) -> None:
+        """A matrix that is loaded once where there is room, else wherever it is used."""
+        op = self.values[ref].op
+        assert isinstance(op, Load)
+        plane = self.setup.params[op.name]
+        self._argument("HOLD", "hold", constant=True)
+        self._argument(f"{plane.var}_ptr", plane.host)
+        self._group_address(plane)
+        lines = self._read(plane, "", self.values[ref].kind)
+        self.head.add("if HOLD:", *("    " + x for x in lines))
+        name = lines[-1].partition(" = ")[0]
+        self.matrices[ref] = (name, ["if not HOLD:", *("    " + x for x in lines)])
+
     def _body(self, roots: Sequence[Ref]) -> TritonPrinter:
         """Compute the values of one step."""
         refs = [r for r in self._needed(roots) if self.values[r].varies]
         printer = self._printer(refs, roots)
         self.leaf_printer = printer
-        printer.run(refs)
+        for ref in refs:
+            for operand in operands(self.values[ref].op):
+                if operand in self.matrices:
+                    name, lines = self.matrices[operand]
+                    printer.lines += lines
+                    printer.tiles[operand] = Tile(name, True, frozenset(self.values[operand].dims))
+            printer.run([ref])
         return printer
 
     def _leaf(self, ref: Ref, value: Value) -> Tile:
@@ -645,7 +677,8 @@ class _Backward(_Kernel):
 
     def render(self) -> StepKernel:
         p = self.program
-        gradients = [*p.d_inputs, *p.d_params]
+        self.by_row = [*p.d_inputs, *(s for x in p.d_outer for s in (x.left, x.right))]
+        gradients = [*self.by_row, *p.d_params]
         adjoint = [*(s.value for s in gradients), *(c.next for c in p.d_parts)]
         self.read = {
             op.name for r in self._needed(adjoint) if isinstance(op := self.values[r].op, Load)
@@ -701,7 +734,7 @@ class _Backward(_Kernel):
     # ------------------------------------------------------------ gradients
 
     def _gradient_places(self) -> None:
-        for store in self.program.d_inputs:
+        for store in self.by_row:
             plane = self.setup.rows[store.name]
             self._ask(plane)
             self.head.add(*self._shared_place(plane, ""))
@@ -818,7 +851,7 @@ class _Backward(_Kernel):
         if any(c.name in self.read for c in p.parts):
             inner += self._recall()
         printer = self._body(roots)
-        for store in p.d_inputs:
+        for store in self.by_row:
             plane = self.setup.rows[store.name]
             value = self._typed(printer, store.value, carry=False)
             printer.lines += self._write(plane, True, value)
