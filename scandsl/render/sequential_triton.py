@@ -306,7 +306,7 @@ class _SequentialTriton:
                 out |= set(value.dims) | set(value.op.over)
         return out
 
-    def _blocks(self, direction: str) -> list[str]:
+    def _blocks(self, direction: str, kernel: StepKernel) -> list[str]:
         """Statements for the sizes of tiles and the grid."""
         matrix, cut = self._matrix_dims(), self._cut()
         lines = []
@@ -331,7 +331,7 @@ class _SequentialTriton:
             lines.append("head_tiles = _tiles((heads, block_heads))")
             everything = f"block_heads * {everything}"
         lines.append(f"numbers = {everything}")
-        lines += self._held(direction)
+        lines += self._held(direction, kernel)
         lines.append(f"parts = _tiles({', '.join(cuts)})" if cuts else "parts = 1")
         lines.append(
             f"grid = (sequences, {'head_tiles' if self.program.heads else 'heads'}, parts)"
@@ -354,8 +354,12 @@ class _SequentialTriton:
             weight *= 2
         return weight
 
-    def _held(self, direction: str) -> list[str]:
+    def _held(self, direction: str, kernel: StepKernel) -> list[str]:
         """How many warps, and whether matrices among the params stay on chip with them."""
+        many = self._weight()
+        numbers = f"{many} * numbers" if many > 1 else "numbers"
+        if "HOLD" not in kernel.arguments:
+            return [f"warps = _step_warps({numbers})"]
         static = {d.name for d in self.recurrence.dims if d.size is not None}
         matrices = [
             " * ".join(f"block_{self.kernel_dims[d]}" for d in t.dims)
@@ -364,8 +368,6 @@ class _SequentialTriton:
             for _ in parts_of(t.name, t.kind)
         ]
         lines = self._sum_lines("held", matrices)
-        many = self._weight()
-        numbers = f"{many} * numbers" if many > 1 else "numbers"
         lines.append(f"warps = _step_warps(max({numbers}, held // 2))")
         registers = {"forward": 64, "backward": 32}[direction]
         return [*lines, f"hold = held <= {registers} * 32 * warps"]
@@ -399,7 +401,7 @@ class _SequentialTriton:
         out.append("cu_seqlens: Tensor | None")
         return out if self.passed is None else [*out, "sizes: _Sizes"]
 
-    def _prelude(self, direction: str) -> list[str]:
+    def _prelude(self, direction: str, kernel: StepKernel) -> list[str]:
         lines = ["_load_triton()"]
         for t in self.tensors:
             arg = self.arg[t.name]
@@ -420,7 +422,7 @@ class _SequentialTriton:
         lines.append("offsets = _bounds(cu_seqlens, tokens)")
         lines.append("sequences = batch if offsets is None else offsets.shape[0] - 1")
         lines.append("every = _checkpoint_steps(tokens)")
-        return [*lines, *self._blocks(direction)]
+        return [*lines, *self._blocks(direction, kernel)]
 
     def _size_lines(self) -> list[str]:
         lines = []
@@ -490,7 +492,7 @@ class _SequentialTriton:
         return f"torch.empty({shape}, dtype={dtype}, device=device)"
 
     def _forward(self, name: str, kernel: StepKernel) -> list[str]:
-        lines = self._prelude("forward")
+        lines = self._prelude("forward", kernel)
         for field in self.fields:
             lines += self._start_lines(field, field.start)
             ends = [field.end]
@@ -574,7 +576,7 @@ class _SequentialTriton:
 
     def _against_time(self, kernel: StepKernel) -> list[str]:
         """The launch, and room for what it leaves."""
-        lines = self._prelude("backward")
+        lines = self._prelude("backward", kernel)
         for output in self.recurrence.outputs:
             lines += self._cotangent_lines(f"d_out_{self.arg[output.name]}", output.kind)
         lines += self._part_gradient_lines()
