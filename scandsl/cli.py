@@ -64,7 +64,10 @@ def _settings(function: Callable[P, None]) -> Callable[P, None]:
 def _plan_options(function: Callable[P, None]) -> Callable[P, None]:
     form = click.option("--form", default=None, help="Force a form, such as `sequential`.")
     chunk = click.option("--chunk", type=int, default=None, help="Force a chunk length.")
-    return form(chunk(function))
+    schedule = click.option(
+        "--schedule", default=None, help="Force the kernels on a GPU: `fused` or `split`."
+    )
+    return form(chunk(schedule(function)))
 
 
 def _parse_settings(given: Iterable[str]) -> dict[str, int]:
@@ -176,12 +179,13 @@ def compile_(
     settings: dict[str, int],
     form: str | None,
     chunk: int | None,
+    schedule: str | None,
     stale_only: bool,
 ) -> None:
     """Compile x.scan to DIR/x.py: the same bytes every time, whole or not at all."""
     from scandsl.driver import Options
 
-    options = Options(settings, form, chunk)
+    options = Options(settings, form, chunk, schedule)
     targets = _targets(_spec_files(paths), out)
     stale: list[Path] = []
 
@@ -275,6 +279,7 @@ def test(
     settings: dict[str, int],
     form: str | None,
     chunk: int | None,
+    schedule: str | None,
     only: tuple[str, ...],
     dtypes: tuple[str, ...],
     time: int,
@@ -289,7 +294,7 @@ def test(
         def work(file: Path) -> None:
             note(str(file))
             source = read_source(file)
-            module = load(file, settings=settings, form=form, chunk=chunk)
+            module = load(file, settings=settings, form=form, chunk=chunk, schedule=schedule)
             for run in judge(source, settings, module, choice):
                 report(run)
 

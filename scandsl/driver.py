@@ -26,11 +26,12 @@ class OptionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the caller may decide: values of statics, a forced form, a forced chunk length."""
+    """What the caller may decide: values of statics, a form, chunk length or schedule to force."""
 
     settings: Mapping[str, int] = field(default_factory=dict)
     form: str | None = None
     chunk: int | None = None
+    schedule: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,9 @@ def plan(source: Source, options: Options) -> tuple[Front, tuple[Plan, ...]]:
 
     front, programs = analyse(source, options)
     try:
-        return front, tuple(make_plan(p, options.form, options.chunk) for p in programs)
+        return front, tuple(
+            make_plan(p, options.form, options.chunk, options.schedule) for p in programs
+        )
     except PlanError as error:
         raise OptionError(f"{source.name}: {error}") from None
 

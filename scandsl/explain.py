@@ -19,6 +19,8 @@ from scandsl.plan import Plan
 SIZE, ITEM = 128, 2
 """The call that costs are shown for: every free dimension 128, bfloat16."""
 
+SPLIT = "forward where few sequences and heads leave the machine idle"
+
 
 def explanation(plan: Plan) -> Json:
     """The report of the analysis, with launches, bytes and operations of its kernels."""
@@ -102,16 +104,22 @@ def _kernel_lines(plan: Plan) -> list[str]:
     at = setting(recurrence, SIZE, ITEM)
     out = []
     out.append(f"kernels (bytes and operations per token and head; sizes {SIZE}, bfloat16):")
-    for direction, kernels in _both(plan).items():
+    for direction, kernels in _schedules(plan).items():
         out += _direction(plan, direction, kernels, at)
     return out
 
 
-def _both(plan: Plan) -> dict[str, tuple[Kernel, ...]]:
+def _schedules(plan: Plan) -> dict[str, tuple[Kernel, ...]]:
+    """The kernels of both directions; of the forward's two schedules those that the plan allows."""
     recurrence = plan.program.recurrence
-    forward = chunk_program(plan.program)
+    forward = chunk_program(plan.program, late=True)
     backward = backward_program(forward, recurrence.inputs, recurrence.params).program
-    return {"forward": schedule(forward), "backward": schedule(backward, cotangent_stores(forward))}
+    out = {
+        name: schedule(forward, fused=wanted == "fused")
+        for name, wanted in (("forward", "fused"), (SPLIT, "split"))
+        if plan.schedule in (None, wanted)
+    }
+    return {**out, "backward": schedule(backward, cotangent_stores(forward))}
 
 
 def _direction(plan: Plan, direction: str, kernels: tuple[Kernel, ...], at: Setting) -> list[str]:
@@ -129,6 +137,8 @@ def _direction(plan: Plan, direction: str, kernels: tuple[Kernel, ...], at: Sett
             f"    {kernel.name}: {walk}, grid {grid}{cut}; reads {cost.read:,.0f}, "
             f"writes {cost.written:,.0f}, {cost.operations:,.0f} operations"
         )
+        if cost.kept:
+            out[-1] += f"; keeps {cost.kept:,.0f} for a backward"
     return out
 
 
@@ -136,11 +146,13 @@ def _kernels(plan: Plan) -> Json:
     recurrence = plan.program.recurrence
     at = setting(recurrence, SIZE, ITEM)
     data: Json = {"size": SIZE, "dtype": "bfloat16", "chunk": at.chunk}
-    for direction, kernels in _both(plan).items():
+    for direction, kernels in _schedules(plan).items():
         costs = [kernel_cost(recurrence, k, at) for k in kernels]
-        data[direction] = {
+        name = "forward_split" if direction == SPLIT else direction
+        data[name] = {
             "launches": len(kernels),
             "bytes": sum(c.read + c.written for c in costs),
+            "kept": sum(c.kept for c in costs),
             "compulsory": compulsory_bytes(recurrence, at, direction == "backward"),
             "operations": sum(c.operations for c in costs),
         }

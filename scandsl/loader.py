@@ -31,12 +31,14 @@ def load(
     settings: Mapping[str, int] | None = None,
     form: str | None = None,
     chunk: int | None = None,
+    schedule: str | None = None,
 ) -> ModuleType:
     """Compile a `.scan` file and return its module; compiled once per content and options.
 
-    `settings` gives values to statics, `form` ("sequential", ...) and `chunk` force a plan.
+    `settings` gives values to statics, `form` ("sequential", ...), `chunk` and `schedule` ("fused",
+    "split") force a plan.
     """
-    file = cached_module(path, settings=settings, form=form, chunk=chunk)
+    file = cached_module(path, settings=settings, form=form, chunk=chunk, schedule=schedule)
     return import_file(file, f"scandsl_cache.{file.stem}")
 
 
@@ -46,13 +48,14 @@ def cached_module(
     settings: Mapping[str, int] | None = None,
     form: str | None = None,
     chunk: int | None = None,
+    schedule: str | None = None,
 ) -> Path:
     """The generated file for a spec in the cache, written if it is not there."""
     from scandsl.driver import Options, compile_source
 
     source = read_source(path)
-    options = Options(dict(settings or {}), form, chunk)
-    words = [source.text, repr(sorted(options.settings.items())), repr(form), repr(chunk)]
+    options = Options(dict(settings or {}), form, chunk, schedule)
+    words = [source.text, repr(sorted(options.settings.items())), repr((form, chunk, schedule))]
     key = hashlib.sha256("\0".join([Path(path).name, *words, compiler_hash()]).encode())
     stem = re.sub(r"\W", "_", Path(path).stem)
     file = cache_directory() / f"{stem}_{key.hexdigest()[:16]}.py"

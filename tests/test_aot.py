@@ -35,6 +35,9 @@ SIZES = (64, 128, 256)
 
 # A quotient of reads keeps both dimensions whole in its backward kernels, which then hold a matrix
 # of K x V on chip.  These do not fit; checked both ways: whoever mends it shortens the list.
+# Bytes that forward kernels are known to spill at most, by scan and size; with a normaliser
+# products are taken in tf32.  Checked both ways, too.
+SPILLED = {("linear_attention", 64): 200, ("linear_attention", 128): 200, ("mamba2", 128): 100}
 TOO_LARGE: frozenset[tuple[str, int, str, Target]] = frozenset()
 
 
@@ -80,9 +83,14 @@ def faults(
             units = kernel["matrix_instructions"]
             if not units.get("HGMMA", 0) and not units.get("HMMA", 0):
                 found.append(f"{name}: no matrix instructions, {units}")
-            if size <= 128 and kernel["spilled_bytes"]:
-                found.append(f"{name}: spills {kernel['spilled_bytes']} bytes")
     return found
+
+
+def spills(size: int, dtype: str, target: Target, kernels: Sequence[Mapping[str, Any]]) -> int:
+    """Bytes that forward kernels for Hopper spill to memory."""
+    if target != SM90 or dtype != "bfloat16" or size > 128:
+        return 0
+    return sum(k.get("spilled_bytes") or 0 for k in kernels if "_forward_" in k["name"])
 
 
 def check(scan: str, wanted: Sequence[tuple[int, str, Target]]) -> None:
@@ -94,6 +102,9 @@ def check(scan: str, wanted: Sequence[tuple[int, str, Target]]) -> None:
         assert names == {"forward", "backward"}, names
         if found := faults(*point, kernels):
             bad[point] = found
+        most, spilled = SPILLED.get((scan, point[0]), 0), spills(*point, kernels)
+        if spilled > most or (point[1:] == ("bfloat16", SM90) and most and not spilled):
+            bad[point] = [*bad.get(point, []), f"spills {spilled} bytes, known are {most}"]
     known = {p for p in wanted if (scan, *p) in TOO_LARGE}
     assert set(bad) == known, bad
 
@@ -149,9 +160,9 @@ def test_a_change_of_t_b_or_h_compiles_nothing(size: int) -> None:
     )
     for _, _, group in series:
         found = [next(answers) for _ in group]
-        assert all(len(keys) == 4 for keys in found)
+        assert all(len(keys) == 3 for keys in found)
         different = {key for keys in found for key in keys}
-        assert len(different) == 4, _first_difference(found)
+        assert len(different) == 3, _first_difference(found)
 
 
 def _first_difference(found: Sequence[Sequence[str]]) -> str:

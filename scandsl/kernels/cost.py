@@ -2,7 +2,8 @@
 
 In: scheduled kernels and the sizes of a call.  Out: bytes and operations per token and head, for
 each kernel and beside them the compulsory bytes (every input read once, every output written once).
-Bytes are counted per program that issues the load or store, caches aside.
+Bytes are counted per program that issues the load or store, caches aside.  What a fused walk keeps
+of its carries for a backward (`kept`) is counted apart, since it does so only where there is one.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class KernelCost:
     read: float
     written: float
     operations: float
+    kept: float = 0.0
 
 
 def setting(recurrence: Recurrence, size: int, item: int) -> Setting:
@@ -63,8 +65,13 @@ def kernel_cost(recurrence: Recurrence, kernel: Kernel, at: Setting) -> KernelCo
     read += sum(
         _kept_bytes(c.dims, at) * _copies(kernel, c.dims, at) / at.chunk for c in kernel.loads
     )
-    read += sum(_volume(s.dims, at) * WIDE * _copies(kernel, s.dims, at) for s in kernel.prepared)
-    written = sum(_kept_bytes(c.dims, at) / at.chunk for c in kernel.carries)
+    read += sum(
+        _volume(s.dims, at) * at.item * _copies(kernel, s.dims, at) for s in kernel.prepared
+    )
+    kept = sum(_kept_bytes(c.dims, at) / at.chunk for c in kernel.carries)
+    written = 0.0
+    if not kernel.stores:
+        kept, written = 0.0, kept
     for store, partial in zip(kernel.stores, kernel.partial, strict=True):
         parts = math.prod(_tiles(d, kernel, at) for d in partial)
         rows = ROW in kernel.program.values[store.value].dims
@@ -72,7 +79,7 @@ def kernel_cost(recurrence: Recurrence, kernel: Kernel, at: Setting) -> KernelCo
         amount = _volume(store.dims, at) * item * parts / (1 if rows else at.chunk)
         written += amount
         read += amount if parts > 1 else 0
-    return KernelCost(kernel.name, read, written, _operations(kernel, at))
+    return KernelCost(kernel.name, read, written, _operations(kernel, at), kept)
 
 
 def _row_bytes(tensor: Tensor, at: Setting) -> float:

@@ -1,9 +1,11 @@
 """Cuts a chunk program into kernels.
 
-In: a `ChunkProgram`.  Out: at most three `Kernel`s: one that inverts the triangular matrices of all
-chunks at once, if there are any; one that walks over the chunks of a sequence with the carries on
-chip and keeps what each chunk was handed; one that runs for all chunks at once from what was kept.
-What may be cut over the grid, `scandsl.kernels.tiling` decides.
+In: a `ChunkProgram`.  Out: at most three `Kernel`s, first one that inverts the triangular matrices
+of all chunks at once, if there are any.  Split, two more: one that walks over the chunks of a
+sequence with the carries on chip and keeps what each chunk was handed; one that runs for all chunks
+at once from what was kept.  Fused, one: it walks, computes the results on its way, and keeps what
+each chunk was handed only where it is asked to.  What may be cut over the grid,
+`scandsl.kernels.tiling` decides.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ class Kernel:
     """One launch.
 
     `loop`: walks over the chunks of one sequence (grid: sequences, heads, tiles), `carries` in
-    registers, storing what each chunk is handed.  Otherwise one program per chunk and head, reading
-    `loads` (carries kept by the loop kernels).  `tiled` dimensions are cut over the third grid
-    axis; `partial` gives, for each store in order, those over whose tiles the caller has to sum.
+    registers, storing what each chunk is handed; with `stores` a fused one.  Otherwise one program
+    per chunk and head, reading `loads` (carries kept by the loop kernels).  `tiled` dimensions are
+    cut over the third grid axis; `partial` gives, for each store in order, those over whose tiles
+    the caller has to sum.
     """
 
     name: str
@@ -45,7 +48,9 @@ class Kernel:
     uses_position: bool
 
 
-def schedule(program: ChunkProgram, cotangents: tuple[Store, ...] = ()) -> tuple[Kernel, ...]:
+def schedule(
+    program: ChunkProgram, cotangents: tuple[Store, ...] = (), fused: bool = False
+) -> tuple[Kernel, ...]:
     """The kernels of a chunk program, in the order in which they run.
 
     `cotangents` are the outputs whose cotangents the program loads by row (in a backward).
@@ -53,9 +58,12 @@ def schedule(program: ChunkProgram, cotangents: tuple[Store, ...] = ()) -> tuple
     kernels = []
     prepared = _costly(program)
     rest = _without(program, prepared)
-    if program.carries:
+    fused = fused and bool(program.carries and program.stores)
+    if fused:
+        kernels.append(_kernel("scan", rest, cotangents, prepared))
+    elif program.carries:
         kernels.append(_kernel("carry", replace(rest, stores=()), cotangents, prepared))
-    if program.stores:
+    if program.stores and not fused:
         kernels.append(_kernel("chunk", rest, cotangents, prepared))
     wanted = {s.name for k in kernels for s in k.prepared}
     needed = tuple(s for s in prepared if s.name in wanted)
@@ -86,7 +94,7 @@ def _without(program: ChunkProgram, prepared: tuple[Store, ...]) -> ChunkProgram
 def _kernel(
     name: str, program: ChunkProgram, cotangents: tuple[Store, ...], prepared: tuple[Store, ...]
 ) -> Kernel:
-    loop = name == "carry"
+    loop = name in ("carry", "scan")
     carries = program.carries if loop else ()
     stores = program.stores
     roots = [c.next for c in carries] + [s.value for s in stores]
@@ -96,7 +104,10 @@ def _kernel(
     loaded = [v.op.name for v in values if isinstance(v.op, Load)]
     kept = (*program.carries, *program.saved)
     carried = {c.name for c in carries}
-    tiling = tile(program, refs, [c.next for c in carries])
+    whole = [c.next for c in carries]
+    if loop:
+        whole += [s.value for s in stores]
+    tiling = tile(program, refs, whole)
     cut = replace(program, values=tiling.values)
     return Kernel(
         name=name,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from scandsl.analysis.program import Form, Program
 
 LEAST_CHUNK, LARGEST_CHUNK = 16, 256
+SCHEDULES = ("fused", "split")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,23 +20,32 @@ class Plan:
 
     Otherwise the length is chosen when the sizes are known: products inside a chunk of C tokens
     cost `C (K + V)` operations per token and those with the state `2 K V`, while a kept state costs
-    `K V / C` numbers per token.
+    `K V / C` numbers per token.  So is the schedule of the forward kernels on a GPU: "fused", one
+    walk over time that reads the outputs on its way, or "split", a walk that only keeps the states,
+    then the outputs of all chunks at once.
     """
 
     program: Program
     form: Form
     chunk: int | None
     reason: str
+    schedule: str | None = None
 
 
 class PlanError(ValueError):
     """A form or chunk length was forced that the program does not have."""
 
 
-def make_plan(program: Program, form: str | None = None, chunk: int | None = None) -> Plan:
+def make_plan(
+    program: Program,
+    form: str | None = None,
+    chunk: int | None = None,
+    schedule: str | None = None,
+) -> Plan:
     """Choose the form: what analysis proved, or what the caller forces.
 
-    `form` may be "sequential" or "chunk"; `chunk` is a power of two from 16 to 256.
+    `form` may be "sequential" or "chunk"; `chunk` is a power of two from 16 to 256;
+    `schedule` "fused" or "split".
     """
     if form not in (None, Form.CHUNK.value, Form.SEQUENTIAL.value):
         raise PlanError(f"unknown form {form!r}: expected 'chunk' or 'sequential'")
@@ -43,9 +53,11 @@ def make_plan(program: Program, form: str | None = None, chunk: int | None = Non
         raise PlanError(
             f"chunk length {chunk}: expected a power of two from {LEAST_CHUNK} to {LARGEST_CHUNK}"
         )
+    if schedule not in (None, *SCHEDULES):
+        raise PlanError(f"unknown schedule {schedule!r}: expected 'fused' or 'split'")
     stages = [stage.form for stage in program.stages]
     if form == Form.CHUNK.value and Form.CHUNK not in (program.form, *stages):
         raise PlanError(f"`{program.recurrence.name}` has no chunked form: {program.reason}")
     if form == Form.SEQUENTIAL.value:
         return Plan(program, Form.SEQUENTIAL, chunk, "the sequential form was asked for")
-    return Plan(program, program.form, chunk, program.reason)
+    return Plan(program, program.form, chunk, program.reason, schedule)

@@ -7,6 +7,7 @@ two functions with the calling convention of `scandsl.render.form`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from scandsl.ir.nodes import Dims, Kind, Tensor
 from scandsl.kernels.backward import cotangent, cotangent_stores
@@ -18,9 +19,14 @@ from scandsl.render.form import RenderedForm
 from scandsl.render.layout import indented
 from scandsl.render.triton_kernel import KernelRenderer, Names, RenderedKernel
 
+Launches = Sequence[tuple[Kernel, RenderedKernel]]
 
+
+@dataclass(slots=True)
 class ChunkTriton(ChunkForm):
-    """Writes the Triton form of one recurrence."""
+    """Writes the Triton form of one recurrence; `schedule` forces one of the forward's two."""
+
+    schedule: str | None = None
 
     @property
     def names(self) -> Names:
@@ -31,9 +37,14 @@ class ChunkTriton(ChunkForm):
         """The kernels and both functions."""
         forward, backward = f"_{self.name}_triton_forward", f"_{self.name}_triton_backward"
         outputs = cotangent_stores(self.forward)
-        first = [self._kernel(k, "forward") for k in schedule(self.forward)]
+        first: dict[str, Launches] = {
+            name: [self._kernel(k, "forward") for k in schedule(self.forward, fused=fused)]
+            for name, fused in (("fused", True), ("split", False))
+            if self.schedule in (None, name)
+        }
         second = [self._kernel(k, "backward") for k in schedule(self.backward.program, outputs)]
-        sources = [k.source.rstrip() for _, k in (*first, *second)]
+        every = [k for kernels in first.values() for _, k in kernels] + [k for _, k in second]
+        sources = list({k.name: k.source.rstrip() for k in every}.values())
         sources += [self._forward(forward, first), self._backward(backward, second)]
         saved = tuple(self.kept(self.forward))
         shapes = f"_{self.name}_triton_saved"
@@ -89,11 +100,10 @@ class ChunkTriton(ChunkForm):
 
     # ------------------------------------------------------------ launches
 
-    def _launch(self, kernel: Kernel, rendered: RenderedKernel, texts: dict[str, str]) -> list[str]:
-        """One launch; `texts` gives what the caller calls each pointer."""
+    def _grid(self, kernel: Kernel, rendered: RenderedKernel) -> tuple[str, dict[str, str]]:
+        """The grid of a launch, and the sizes of the tiles by dimension."""
         limit = self._limit(kernel.loop)
         blocks: dict[str, str] = {}
-        lines: list[str] = []
         tiled = []
         for dim in rendered.dims:
             n = self.names.dims[dim]
@@ -108,12 +118,17 @@ class ChunkTriton(ChunkForm):
                 blocks[n] = f"_block({size})"
         grid0 = "chunks.sequences" if kernel.loop else "total"
         tiles = f"_tiles({', '.join(tiled)})" if tiled else "1"
-        lines.append(f"grid = ({grid0}, heads, {tiles})")
-        lines.append(f"_kernel({rendered.name})[grid](")
+        return f"({grid0}, heads, {tiles})", blocks
+
+    def _launch(self, kernel: Kernel, rendered: RenderedKernel, texts: dict[str, str]) -> list[str]:
+        """One launch; `texts` gives what the caller calls each pointer."""
+        grid, blocks = self._grid(kernel, rendered)
+        lines = [f"grid = {grid}", f"_kernel({rendered.name})[grid]("]
         for argument in rendered.arguments:
             lines.append(f"    {argument}={self._argument(argument, kernel, texts, blocks)},")
         width = ", ".join(blocks[self.names.dims[d]] for d in rendered.dims if self._is_wide(d))
-        lines.append(f"    num_warps=_warps({width}),")
+        least = 4096 if kernel.loop and kernel.stores else 8193
+        lines.append(f"    num_warps=_warps({least}, {width}),")
         lines.append(f"    num_stages={'2' if kernel.loop else '1'},")
         lines.append(")")
         return lines
@@ -135,7 +150,7 @@ class ChunkTriton(ChunkForm):
         fixed = {
             "TOKENS": "tokens", "CHUNKS": "chunks.per_row", "HEADS": "heads",
             "EXACT": '"ieee" if torch.version.hip else "tf32x3"',
-            "CHUNK": "chunk_size",
+            "CHUNK": "chunk_size", "SHORT": "kept_dtype == torch.bfloat16",
             "PACKED": "packed", "DOT": "dot", "PRECISION": "precision",
             "starts_ptr": "chunks.offsets" if kernel.loop else "chunks.starts",
             "counts_ptr": "chunks.counts", "first_chunks_ptr": "chunks.first_chunks",
@@ -164,9 +179,9 @@ class ChunkTriton(ChunkForm):
         return {f"{self.names.tensor(t.name)}_ptr": self.arg[t.name] for t in self.tensors}
 
     def _allocate_carries(
-        self, carries: Sequence[Carry], starts: Sequence[str], texts: dict[str, str]
+        self, carries: Sequence[Carry], starts: Sequence[str], texts: dict[str, str], when: str
     ) -> tuple[list[str], list[str]]:
-        """Buffers of what the loop keeps and leaves; the names of the ends."""
+        """Buffers of what the loop keeps (`when` it does) and leaves; the names of the ends."""
         lines: list[str] = []
         ends: list[str] = []
         for carry, start in zip(carries, starts, strict=True):
@@ -174,8 +189,9 @@ class ChunkTriton(ChunkForm):
             arg = self.carry_arg(carry.name)
             kept = self._empty(self._shape(("total", "heads"), carry.dims), self._kept_dtype(carry))
             end_shape = self._shape(("chunks.sequences", "heads"), carry.dims)
+            lines += [f"kept_{arg} = None", f"if {when}:"] if when else []
             lines += [
-                f"kept_{arg} = {kept}",
+                f"{'    ' if when else ''}kept_{arg} = {kept}",
                 f"end_{arg} = {self._empty(end_shape, 'torch.float32')}",
             ]
             lines.append(f"if {start} is not None:")
@@ -188,21 +204,19 @@ class ChunkTriton(ChunkForm):
             ends.append(f"end_{arg}")
         return lines, ends
 
-    def _prepared_buffers(
-        self, kernels: Sequence[tuple[Kernel, RenderedKernel]], texts: dict[str, str]
-    ) -> list[str]:
-        """Buffers that the first kernel fills for the others."""
+    def _prepared_buffers(self, kernels: Launches, texts: dict[str, str]) -> list[str]:
+        """Buffers that the first kernel fills for the others, which multiply with them."""
         lines = []
         for kernel, _ in kernels:
             for store in kernel.stores:
-                if store.name.startswith(PREPARED):
-                    n = self.names.tensor(store.name)
+                n = self.names.tensor(store.name) if store.name.startswith(PREPARED) else ""
+                if n and f"{n}_ptr" not in texts:
                     shape = "(batch, tokens, heads, chunk_size)"
-                    lines.append(f"{n} = {self._empty(shape, 'torch.float32')}")
+                    lines.append(f"{n} = {self._empty(shape, '_operand_dtype(dot)')}")
                     texts[f"{n}_ptr"] = n
         return lines
 
-    def _parts(self, kernels: Sequence[tuple[Kernel, RenderedKernel]]) -> dict[str, Dims]:
+    def _parts(self, kernels: Launches) -> dict[str, Dims]:
         """Dimensions over whose tiles each result has to be summed."""
         out: dict[str, Dims] = {}
         for kernel, _ in kernels:
@@ -220,10 +234,21 @@ class ChunkTriton(ChunkForm):
 
     # ------------------------------------------------------------ functions
 
-    def _forward(self, name: str, kernels: Sequence[tuple[Kernel, RenderedKernel]]) -> str:
+    def _choice(self, schedules: dict[str, Launches]) -> list[str]:
+        """Whether the fused kernels run, and hence which of the states are kept."""
+        scan = next(((k, r) for k, r in schedules.get("fused", ()) if k.loop and k.stores), None)
+        if scan is None or "split" not in schedules:
+            return [f"fused = {scan is not None}"]
+        grid, _ = self._grid(*scan)
+        return [f"fused = _fills({grid}, {self.first}.device)"]
+
+    def _forward(self, name: str, schedules: dict[str, Launches]) -> str:
         texts = self._tensor_texts()
-        lines = self._prelude()
-        more, finals = self._allocate_carries(self.forward.carries, self.starts(), texts)
+        lines = [*self._prelude(), *self._choice(schedules)]
+        kernels = [k for found in schedules.values() for k in found]
+        more, finals = self._allocate_carries(
+            self.forward.carries, self.starts(), texts, "save or not fused"
+        )
         lines += more
         outputs = []
         for store in self.forward.stores:
@@ -237,8 +262,7 @@ class ChunkTriton(ChunkForm):
         parts = self._parts(kernels)
         for store, var in zip(self.forward.stores, outputs, strict=True):
             lines += self._split_buffer(var, parts.get(store.name, ()))
-        for kernel, rendered in kernels:
-            lines += self._launch(kernel, rendered, texts)
+        lines += self._launches(schedules, texts)
         for store, var in zip(self.forward.stores, outputs, strict=True):
             if parts.get(store.name):
                 dtype = self.result_dtype(store.name, store.kind)
@@ -251,7 +275,25 @@ class ChunkTriton(ChunkForm):
         doc = '"""Launches the forward kernels; `saved` holds the states at the start of chunks."""'
         return "\n".join([*head, *indented([doc, *lines])])
 
-    def _backward(self, name: str, kernels: Sequence[tuple[Kernel, RenderedKernel]]) -> str:
+    def _launches(self, schedules: dict[str, Launches], texts: dict[str, str]) -> list[str]:
+        """The launches of both schedules, those that they share before the others."""
+        fused, split = (schedules.get(x, ()) for x in ("fused", "split"))
+        names = {r.name for _, r in fused} & {r.name for _, r in split}
+        lines: list[str] = []
+        for kernel, rendered in fused:
+            if rendered.name in names:
+                lines += self._launch(kernel, rendered, texts)
+        branches = [
+            [x for k, r in kernels if r.name not in names for x in self._launch(k, r, texts)]
+            for kernels in (fused, split)
+        ]
+        if all(branches):
+            for head, branch in zip(("if fused:", "else:"), branches, strict=True):
+                lines += [head, *("    " + x for x in branch)]
+            return lines
+        return [*lines, *(x for branch in branches for x in branch)]
+
+    def _backward(self, name: str, kernels: Launches) -> str:
         program = self.backward.program
         texts = self._tensor_texts()
         lines = self._prelude()
@@ -265,7 +307,7 @@ class ChunkTriton(ChunkForm):
         for state, text in zip(self.recurrence.states, kept, strict=True):
             texts[f"kept_{self.names.tensor(state.name)}_ptr"] = text
         d_finals = [f"d_end_{self.arg[s.name]}" for s in self.recurrence.states]
-        more, ends = self._allocate_carries(program.carries, d_finals, texts)
+        more, ends = self._allocate_carries(program.carries, d_finals, texts, "")
         lines += more
         found = {s.name: s for s in program.stores}
         lines += self._prepared_buffers(kernels, texts)

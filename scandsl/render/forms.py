@@ -57,10 +57,15 @@ def forms_of(
     forms = [replace(torch.render(), slices=slices)]
     printer.helpers.update(torch.helpers, helpers)
     if unprintable(forward) is None and unprintable(backward.program) is None:
-        triton = ChunkTriton(recurrence, arguments, name, forward, backward, handed=handed)
+        late = chunk_program(plan.program, late=True)
+        adjoint = backward_program(late, recurrence.inputs, recurrence.params)
+        triton = ChunkTriton(
+            recurrence, arguments, name, late, adjoint, handed=handed, schedule=plan.schedule
+        )
         rendered = triton.render()
         if slices is not None and handed is None:
-            rendered = replace(rendered, slices=render_slices_triton(triton, rendered, slices))
+            maps = ChunkTriton(recurrence, arguments, name, forward, backward)
+            rendered = replace(rendered, slices=render_slices_triton(maps, rendered, slices))
         forms.append(rendered)
     elif handed is None:  # of a stage of chunks the events tell the step, not its values
         forms.append(render_sequential_triton(names, lowered))

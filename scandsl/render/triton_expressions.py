@@ -90,6 +90,59 @@ def _logaddexp(a, b):
     return tl.where(a == b, top + 0.6931471805599453, top + _log1p(tl.exp(gap)))
 
 
+def _ones(i, REVERSE: tl.constexpr, EXCLUSIVE: tl.constexpr):
+    # which rows are part of the running sum of each
+    if REVERSE:
+        return (i[:, None] < i[None, :]) | ((i[:, None] == i[None, :]) & (not EXCLUSIVE))
+    return (i[:, None] > i[None, :]) | ((i[:, None] == i[None, :]) & (not EXCLUSIVE))
+
+
+def _tile_sums(
+    x,
+    i,
+    PARTS: tl.constexpr,
+    REVERSE: tl.constexpr,
+    EXCLUSIVE: tl.constexpr,
+    SHORT: tl.constexpr,
+    DOT: tl.constexpr,
+):
+    # running sums over rows; with 16-bit vectors as products with a triangle of ones, x being
+    # PARTS numbers of 8 bits each: products and sums that the matrix units hold exactly
+    ROWS: tl.constexpr = x.shape[0]
+    if SHORT:
+        ones = tl.where(_ones(i, REVERSE, EXCLUSIVE), 1.0, 0.0).to(DOT)
+        x = tl.where(x < -1e30, -1e30, x)  # a logarithm of zero
+        part = x.to(tl.bfloat16)
+        total = tl.dot(ones, part.to(DOT))
+        for _ in tl.static_range(PARTS - 1):
+            x -= part.to(tl.float32)
+            part = x.to(tl.bfloat16)
+            total = tl.dot(ones, part.to(DOT), total)
+    elif EXCLUSIVE:
+        EDGE: tl.constexpr = ROWS - 1 if REVERSE else 0
+        STEP: tl.constexpr = 1 if REVERSE else -1
+        place = tl.minimum(tl.maximum(i + STEP, 0), ROWS - 1)
+        whole = tl.cumsum(x, 0, reverse=REVERSE)
+        moved = tl.gather(whole, tl.broadcast_to(place[:, None], x.shape), 0)
+        total = tl.where(i[:, None] == EDGE, 0.0, moved)
+    else:
+        total = tl.cumsum(x, 0, reverse=REVERSE)
+    return total
+
+
+def _tile_segment(logs, i, CHUNK: tl.constexpr):
+    # sums over the rows j < m <= i as differences of running sums, none of which rounds off what
+    # lies outside: sums of multiples of 1 / 64 are exact up to 2^18, and the rests are small; a
+    # logarithm of zero is held at one whose exponential is zero
+    LIMIT: tl.constexpr = 262144.0 / CHUNK
+    bounded = tl.minimum(tl.maximum(logs, -LIMIT), LIMIT)
+    coarse = tl.floor(bounded * 64.0 + 0.5) * 0.015625
+    rest = tl.cumsum(bounded - coarse, 0)
+    coarse = tl.cumsum(coarse, 0)
+    total = (coarse[:, None] - coarse[None, :]) + (rest[:, None] - rest[None, :])
+    return tl.where(i[:, None] >= i[None, :], total, float("-inf"))
+
+
 def _merged(total, x, i, WIDTH: tl.constexpr, EXACT: tl.constexpr):
     # inverses of blocks of 2 WIDTH rows from those of their halves
     pair = (i[:, None] // (2 * WIDTH)) == (i[None, :] // (2 * WIDTH))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from scandsl.diagnostics import InternalError
 from scandsl.ir.nodes import (
     Contract,
+    CumSum,
     Dims,
     Input,
     Insert,
@@ -36,15 +37,17 @@ from scandsl.ir.nodes import (
 )
 from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.schedule import PREPARED, Kernel
+from scandsl.kernels.split import reach
 from scandsl.kernels.tiling import FIRST
 from scandsl.render.names import ascii_name, inner_names
 from scandsl.render.triton_printer import WIDTH, Axis, Tile, TritonPrinter, use_counts
 
 _OWN = (
-    "tl", "triton", "CHUNK", "CHUNKS", "TOKENS", "HEADS", "DOT", "PRECISION", "PACKED", "i", "row",
-    "seq", "h", "tile", "first", "count", "token", "chunk", "length", "begin", "first_chunk",
-    "step", "n", "where", "position", "starts_ptr", "counts_ptr", "seqs_ptr", "locals_ptr",
-    "first_chunks_ptr", "position_ptr", "chunks", "rest", "float", "range", "if", "for", "in", "is",
+    "tl", "triton", "CHUNK", "CHUNKS", "TOKENS", "HEADS", "DOT", "PRECISION", "PACKED", "SHORT",
+    "i", "row", "seq", "h", "tile", "first", "count", "local", "chunk", "length", "begin",
+    "first_chunk", "step", "n", "where", "position", "starts_ptr", "counts_ptr", "seqs_ptr",
+    "locals_ptr", "first_chunks_ptr", "position_ptr", "chunks", "rest",
+    "float", "range", "if", "for", "in", "is",
 )  # fmt: skip
 
 
@@ -194,12 +197,16 @@ class KernelRenderer:
     def _line(self, text: str) -> None:
         self.printer.lines.append(text)
 
-    def _row_base(self, name: str, heads: str, group: str, dims: Dims) -> str:
+    def _row_pointer(self, name: str, heads: str, group: str, dims: Dims) -> str:
+        """Addresses of a chunk's rows of a tensor: the first one's in 64 bits, the rest's in 32."""
         volume = self._volume(dims)
         head = self.printer.assign(f"h{group}", f"{name}_head") if group else "h"
-        text = f"(token * {heads} + {head})"
-        text = f"{text} * {volume}" if volume else text.removeprefix("(").removesuffix(")")
-        return self.printer.assign(text, f"{name}_rows")
+        at, rows = f"first * {heads} + {head}", f"local * {heads}"
+        if volume:
+            at, rows = f"({at}) * {volume}", f"local * ({heads} * {volume})"
+        at = self.printer.assign(at, f"{name}_at")
+        rows = self.printer.assign(rows, f"{name}_rows")
+        return f"{name}_ptr + {at} + {self._offset(rows, dims, dims, rows=True)}"
 
     # ------------------------------------------------------------ leaves
 
@@ -256,8 +263,7 @@ class KernelRenderer:
     def _input(self, name: str, dims: Dims) -> Tile:
         n = self.names.tensor(name)
         own = self.tensors[name].dims
-        base = self._row_base(n, f"heads_{n}", f" // (HEADS // heads_{n})", own)
-        pointer = f"{n}_ptr + {self._offset(base, own, own, rows=True)}"
+        pointer = self._row_pointer(n, f"heads_{n}", f" // (HEADS // heads_{n})", own)
         return self._loaded(n, pointer, self._mask(own, rows=False) and self._wide(own), dims)
 
     def _wide(self, own: Dims) -> str:
@@ -268,15 +274,13 @@ class KernelRenderer:
     def _cotangent(self, name: str, dims: Dims) -> Tile:
         n = self.names.tensor(name)
         own = self.cotangents[name].dims
-        base = self._row_base(n, "HEADS", "", own)
-        pointer = f"{n}_ptr + {self._offset(base, own, own, rows=True)}"
+        pointer = self._row_pointer(n, "HEADS", "", own)
         return self._loaded(n, pointer, self._mask((ROW, *own), rows=True), dims)
 
     def _prepared(self, name: str) -> Tile:
         n = self.names.tensor(name)
         own = self.prepared[name].dims
-        base = self._row_base(n, "HEADS", "", own)
-        pointer = f"{n}_ptr + {self._offset(base, own, own, rows=True)}"
+        pointer = self._row_pointer(n, "HEADS", "", own)
         return self._loaded(n, pointer, self._mask((ROW, *own), rows=True), own)
 
     def _param(self, name: str, dims: Dims) -> Tile:
@@ -372,13 +376,26 @@ class KernelRenderer:
             out += [f"if HAS_start_{n}:", *(f"    {x}" for x in load), "else:", f"    {zero}"]
         return out
 
-    def _loop_body(self) -> list[str]:
+    def _keep_carries(self) -> None:
+        """Store what the chunk is handed; a fused walk does so only where it is asked to."""
         p = self.printer
         for carry in self.kernel.carries:
             n = self.names.tensor(carry.name)
-            p.taken.add(n)
+            before, p.lines = p.lines, []
             base = p.assign(self._kept_base(carry.dims), f"{n}_at")
             self._store_carry(f"kept_{n}_ptr", base, carry, n)
+            if self.kernel.stores:
+                p.lines = [f"if HAS_kept_{n}:", *("    " + x for x in p.lines)]
+            p.lines = before + p.lines
+
+    def _loop_body(self) -> list[str]:
+        p = self.printer
+        p.taken.update(self.names.tensor(c.name) for c in self.kernel.carries)
+        self._keep_carries()
+        if self.kernel.stores:
+            needed = reach(self.kernel.program, [s.value for s in self.kernel.stores])
+            p.run([r for r in self.kernel.refs if needed[r]])
+            self._store_results()
         p.run(self.kernel.refs)
         for carry in self.kernel.carries:
             p.named(carry.next)
@@ -405,6 +422,12 @@ class KernelRenderer:
     def _chunk_body(self) -> list[str]:
         p = self.printer
         p.run(self.kernel.refs)
+        self._store_results()
+        body, p.lines = p.lines, []
+        return body
+
+    def _store_results(self) -> None:
+        p = self.printer
         for store, partial in zip(self.kernel.stores, self.kernel.partial, strict=True):
             n = self.names.tensor(store.name)
             value = p.named(store.value)
@@ -414,16 +437,14 @@ class KernelRenderer:
                 part = p.assign(self._part(partial), "part")
                 self._line(f"{n}_ptr += {part} * part_{n}")
             if rows:
-                base = self._row_base(f"{n}", "HEADS", "", store.dims)
-                where = self._offset(base, store.dims, store.dims, rows=True)
+                pointer = self._row_pointer(n, "HEADS", "", store.dims)
                 mask = self._mask((ROW, *store.dims), rows=True)
             else:
                 base = self.printer.assign(self._kept_base(store.dims), f"{n}_at")
                 where = self._offset(base, store.dims, store.dims, rows=False)
+                pointer = f"{n}_ptr + {where}"
                 mask = self._mask(store.dims, rows=False)
-            self._store(f"{n}_ptr + {where}", value, self._and(first, mask))
-        body, p.lines = p.lines, []
-        return body
+            self._store(pointer, value, self._and(first, mask))
 
     def _part(self, partial: Dims) -> str:
         """The number of the part of a sum that this tile computes."""
@@ -463,10 +484,18 @@ class KernelRenderer:
     def constants(self) -> list[str]:
         """The compile-time arguments."""
         out = [f"HAS_start_{self.names.tensor(c.name)}" for c in self.kernel.carries]
+        if self.kernel.stores:
+            out += [f"HAS_kept_{self.names.tensor(c.name)}" for c in self.kernel.carries]
         for dim in self.user_dims:
             out += [f"size_{self.names.dims[dim]}", f"BLOCK_{self.names.dims[dim]}"]
         inverts = any(isinstance(self.values[r].op, Inverse) for r in self.kernel.refs)
-        return [*out, "CHUNK", "PACKED", "DOT", "PRECISION", *(["EXACT"] if inverts else [])]
+        out += ["CHUNK", "PACKED", "DOT", "PRECISION"]
+        return [*out, *(["EXACT"] if inverts else []), *(["SHORT"] if self._sums_rows() else [])]
+
+    def _sums_rows(self) -> bool:
+        """Whether running sums of vectors are taken."""
+        values = (self.values[r] for r in self.kernel.refs)
+        return any(isinstance(v.op, CumSum) and len(v.dims) == 2 for v in values)
 
     def render(self) -> RenderedKernel:
         """The whole function."""
@@ -510,8 +539,10 @@ class KernelRenderer:
         inner = [
             f"n = {walk}",
             "chunk = first_chunk + n",
-            "row = i < length - n * CHUNK",
-            "token = begin + tl.minimum(n * CHUNK + i, length - 1)",
+            "first = begin + n * CHUNK",
+            "count = tl.minimum(length - n * CHUNK, CHUNK).to(tl.int32)",
+            "row = i < count",
+            "local = tl.minimum(i, count - 1)",
         ]
         if self.kernel.uses_position:
             inner.append("position = tl.load(position_ptr + seq) + n * CHUNK + i")
@@ -526,7 +557,7 @@ class KernelRenderer:
             "tile = tl.program_id(2)",
             "if PACKED:",
             "    first = tl.load(starts_ptr + chunk)",
-            "    count = tl.load(counts_ptr + chunk)",
+            "    count = tl.load(counts_ptr + chunk).to(tl.int32)",
             "    if count <= 0:",
             "        return",
             "else:",
@@ -535,7 +566,7 @@ class KernelRenderer:
             "    count = tl.minimum(TOKENS - n * CHUNK, CHUNK)",
             "i = tl.arange(0, CHUNK)",
             "row = i < count",
-            "token = first + tl.minimum(i, count - 1)",
+            "local = tl.minimum(i, count - 1)",
             *self._tiles(),
         ]
         if self.kernel.uses_position:

@@ -537,10 +537,7 @@ class TritonPrinter:
         return self._plain(f"tl.where(i[:, None] {sign} i[None, :], {total}, 0.0)")
 
     def _segment(self, x: Ref) -> Tile:
-        later = self.assign(f"tl.where(i[:, None] > i[None, :], {self.named(x)}[:, None], 0.0)")
-        total = self.assign(f"tl.cumsum({later}, 0)")
-        text = f'tl.where(i[:, None] >= i[None, :], {total}, float("-inf"))'
-        return Tile(text, False, frozenset())
+        return self._plain(f"_tile_segment({self.named(x)}, i, CHUNK)")
 
     def _segment_adjoint(self, g: Ref) -> Tile:
         lower = self.assign(f"tl.where(i[:, None] >= i[None, :], {self.tiles[g].text}, 0.0)")
@@ -553,15 +550,13 @@ class TritonPrinter:
         axis = dims.index(dim)
         name = self.cleaned(x, (dim,))
         clean = self.tiles[x].clean
+        if len(dims) == 2 and dim == ROW:
+            parts = 1 if self._short(x) else 3
+            text = f"_tile_sums({name}, i, {parts}, {reverse}, {exclusive}, SHORT, DOT)"
+            return Tile(text, False, clean)
         if not exclusive:
             flag = ", reverse=True" if reverse else ""
             return Tile(f"tl.cumsum({name}, {axis}{flag})", False, clean)
-        offsets = self.axis[dim].offsets
-        sign = ">" if reverse else "<"
-        if len(dims) == 1:
-            # the sum over the other rows, from a square of comparisons
-            outer = f"{offsets}[None, :] {sign} {offsets}[:, None]"
-            return Tile(f"tl.sum(tl.where({outer}, {name}[None, :], 0.0), 1)", False, clean)
         flag = ", reverse=True" if reverse else ""
         whole = self.assign(f"tl.cumsum({name}, {axis}{flag})")
         step = "+ 1" if reverse else "- 1"
@@ -571,6 +566,21 @@ class TritonPrinter:
         inner = self.assign(f"tl.broadcast_to({last}({place} {step}, {edge}), {self.shape(dims)})")
         moved = self.assign(f"tl.gather({whole}, {inner}, {axis})")
         return Tile(f"tl.where({place} == {edge}, 0.0, {moved})", False, clean)
+
+    def _short(self, ref: Ref) -> bool:
+        """Whether a value is one of 16 bits where the vectors that the kernel loads are."""
+        value = self.values[ref]
+        match value.op:
+            case Input():
+                return len(value.dims) > 1
+            case Const(number):
+                return number in (0, 1, float("inf"), -float("inf"))
+            case Where(_, a, b):
+                return self._short(a) and self._short(b)
+            case Expand(x) | Rename(x) | Unary("neg", x):
+                return self._short(x)
+            case _:
+                return False
 
 
 @dataclass(frozen=True, slots=True)
