@@ -19,7 +19,7 @@ from scandsl.driver import check
 from scandsl.ir.nodes import Recurrence
 from scandsl.loader import load, read_source
 from scandsl.reference import interpret
-from scandsl.testing.compare import Case, relative_rms, runs
+from scandsl.testing.compare import Case, backends, relative_rms, runs
 from scandsl.testing.data import Layout, draw
 from tests.generated import ROOT
 
@@ -66,6 +66,7 @@ def test_chunks_agree_with_the_judge(name: str) -> None:
 @pytest.mark.parametrize("name", TRITON)
 def test_triton_agrees_with_the_judge(name: str) -> None:
     recurrence = recurrences()[name]
+    assert "triton" in backends(module(name), name)
     packed = cases(recurrence)[:1]
     for run in runs(recurrence, module(name), packed, only=("triton",), dtypes=(torch.float32,)):
         assert run.ok, (run.failure, [v for v in run.verdicts if not v.ok])

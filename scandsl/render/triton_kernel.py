@@ -33,14 +33,20 @@ from scandsl.ir.nodes import (
     Time,
     Unary,
     Value,
-    operands,
 )
 from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.schedule import PREPARED, Kernel
 from scandsl.kernels.split import reach
 from scandsl.kernels.tiling import FIRST
 from scandsl.render.names import ascii_name, inner_names
-from scandsl.render.triton_printer import WIDTH, Axis, Tile, TritonPrinter, use_counts
+from scandsl.render.triton_printer import (
+    WIDTH,
+    Axis,
+    Tile,
+    TritonPrinter,
+    is_matrix_product,
+    use_counts,
+)
 
 _OWN = (
     "tl", "triton", "CHUNK", "CHUNKS", "TOKENS", "HEADS", "DOT", "PRECISION", "PACKED", "SHORT",
@@ -104,10 +110,15 @@ def unprintable(program: ChunkProgram) -> str | None:
             return "complex values"
         if isinstance(value.op, Time):
             return "positions outside rows"
-        union = {d for r in operands(value.op) for d in program.values[r].dims}
-        if len(value.dims) > 3 or (isinstance(value.op, Contract) and len(union) > 3):
+        if len(value.dims) > 3 or (isinstance(value.op, Contract) and _deep(program, value.op)):
             return "values of more than three dimensions"
     return None
+
+
+def _deep(program: ChunkProgram, op: Contract) -> bool:
+    """Whether a sum has more than three dimensions inside and is no product of two matrices."""
+    a, b = program.values[op.a].dims, program.values[op.b].dims
+    return len({*a, *b}) > 3 and not is_matrix_product(a, b, op.over)
 
 
 class KernelRenderer:

@@ -390,12 +390,7 @@ class TritonPrinter:
         a, b = op.a, op.b
         only_a = tuple(d for d in self.dims(a) if d not in self.dims(b))
         only_b = tuple(d for d in self.dims(b) if d not in self.dims(a))
-        matrix = (
-            only_a and only_b
-            and len(self.dims(a)) == len((*only_a, *op.over))
-            and len(self.dims(b)) == len((*only_b, *op.over))
-        )  # fmt: skip
-        if not matrix:
+        if not is_matrix_product(self.dims(a), self.dims(b), op.over):
             return self._multiply_and_sum(value, op)
         if value.dims[0] != only_a[0]:
             a, b, only_a, only_b = b, a, only_b, only_a
@@ -592,6 +587,13 @@ class Axis:
     mask: str
     size: str
     padded: bool
+
+
+def is_matrix_product(a: Dims, b: Dims, over: Dims) -> bool:
+    """Whether a contraction has dimensions of its own on both sides, and shares only the summed."""
+    only_a, only_b = set(a) - set(b), set(b) - set(a)
+    shared = set(a) & set(b)
+    return bool(only_a and only_b) and shared == set(over)
 
 
 def _factors(factors: bool) -> str:
