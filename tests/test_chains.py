@@ -42,6 +42,8 @@ STAGES = {
     "batches": "sequential chunk",
     "alone": "convolution",
     "waiting": "sequential chunk sequential",
+    "complex_inputs": "map chunk",
+    "complex_reads": "",
 }
 EXAMPLES = {
     "conv_gated_delta_rule": "convolution chunk",

@@ -65,7 +65,8 @@ class _Fault:
 
 def chained(program: Program) -> Program:
     """The program as a chain of stages, if it is one."""
-    if program.form is Form.CHUNK:
+    complex_ = any(v.kind is Kind.COMPLEX for v in program.recurrence.values)
+    if program.form is Form.CHUNK and not complex_:
         return program
     found = _Cutter(program).run()
     if isinstance(found, Program):
@@ -87,7 +88,7 @@ def _in_one_piece(program: Program, fault: _Fault) -> Program:
         )
         for c in program.components
     )
-    reason = program.reason or fault.reason
+    reason = fault.reason if program.form is Form.CHUNK else program.reason or fault.reason
     return replace(program, components=components, form=Form.SEQUENTIAL, reason=reason)
 
 
@@ -196,6 +197,12 @@ class _Cutter:
         outputs = [o.value for o in self.recurrence.outputs]
         live = self._live([*outputs, *(r for found in roots for r in found)])
         forced = self._forced(plan)
+        if any(form is Form.CHUNK for form, _ in plan):
+            forced[0] |= {r for r in live if not self.level[r] and self._leaves_complex(r)}
+        for ref in sorted(live):
+            level = self.level[ref]
+            if level and plan[level - 1][0] is Form.CHUNK and self._is_complex(ref):
+                return _Fault(f"`{show(self.values, ref)}` is complex; chunks are real", ref)
         pieces = []
         for level, (form, mask) in enumerate([(Form.MAP, 0), *plan]):
             later = {r for found in roots[level + 1 :] for r in found}
@@ -209,9 +216,23 @@ class _Cutter:
         return pieces
 
     def _outputs(self, level: int, last: int) -> tuple[Output, ...]:
-        """The outputs that a stage computes: the last one has those that look at inputs only."""
-        levels = {level} - {0} | ({0} if level == last else set())
-        return tuple(o for o in self.recurrence.outputs if self.level[o.value] in levels)
+        """Outputs of a stage; the last has those of inputs only, complex ones the first map."""
+        out = []
+        for output in self.recurrence.outputs:
+            home = self.level[output.value] or last
+            if home == last and not self.level[output.value] and output.kind is Kind.COMPLEX:
+                home = 0
+            if home == level:
+                out.append(output)
+        return tuple(out)
+
+    def _is_complex(self, ref: Ref) -> bool:
+        return self.values[ref].kind is Kind.COMPLEX
+
+    def _leaves_complex(self, ref: Ref) -> bool:
+        """Whether a value is real and made of complex ones."""
+        inner = operands(self.values[ref].op)
+        return not self._is_complex(ref) and any(self._is_complex(r) for r in inner)
 
     def _roots(self, plan: Sequence[tuple[Form, int]]) -> list[list[Ref]]:
         """What each stage computes for its own states."""
