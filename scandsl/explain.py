@@ -22,6 +22,13 @@ SIZE, ITEM = 128, 2
 SPLIT = "forward where few sequences and heads leave the machine idle"
 
 
+_LOOP = (
+    "kernels: one over time in each direction, on Triton; on torch a loop over tokens",
+    "  backward  the carried parts are kept at about √T steps (16 to 256 apart) and those between",
+    "            computed again; all gradients by the derived adjoint of the step",
+)
+
+
 def explanation(plan: Plan) -> Json:
     """The report of the analysis, with launches, bytes and operations of its kernels."""
     data = report(plan.program)
@@ -40,7 +47,7 @@ def lines(plan: Plan) -> list[str]:
             out += ["", *_stage_lines(plan, stage, number)]
         return out
     if plan.form is not Form.CHUNK:
-        return [*out, "kernels: none yet for this form; the loop over tokens runs in torch"]
+        return [*out, *_LOOP]
     return [*out, *_kernel_lines(plan)]
 
 

@@ -22,10 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def _arguments(recurrence: Any, request: Mapping[str, Any]) -> tuple[list[torch.Tensor], Any]:
     """Tensors of the shapes asked for, and the boundaries of packed sequences."""
-    matrix = next(s for s in recurrence.states if len(s.dims) == 2)
-    sizes = {d.name: d.size or 8 for d in recurrence.dims} | dict.fromkeys(
-        matrix.dims, request["size"]
-    )
+    everything = tuple(d.name for d in recurrence.dims if d.size is None)
+    wide = next((s.dims for s in recurrence.states if len(s.dims) == 2), everything)
+    sizes = {d.name: d.size or 8 for d in recurrence.dims} | dict.fromkeys(wide, request["size"])
     lengths = request.get("lengths")
     lead = (request.get("batch", 1), request.get("time", 130))
     lead = lead if lengths is None else (1, sum(lengths))
@@ -56,7 +55,7 @@ def _launches(request: Mapping[str, Any]) -> list[Any]:
     found = check(Source(path.name, path.read_text(encoding="utf-8"))).recurrences
     recurrence = next(r for r in found if r.name == request["scan"])
     arguments, marks = _arguments(recurrence, request)
-    module = load(path)
+    module = load(path, form=request.get("form"))
 
     def call() -> None:
         *outputs, final = getattr(module, request["scan"])(

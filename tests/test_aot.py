@@ -125,6 +125,27 @@ def test_hopper_s_matrix_units_are_used() -> None:
         assert kernel["matrix_instructions"].get("HGMMA", 0) > 0, kernel
 
 
+# Sizes of real models: what is carried stays in registers on the way forward.
+STEPS = (("gated_delta_rule", 128), ("rwkv7", 128), ("mlstm", 128), ("mamba", 16), ("lstm", 128))
+
+
+@pytest.mark.parametrize(("scan", "size"), STEPS)
+def test_kernels_over_time_keep_what_is_carried_in_registers(scan: str, size: int) -> None:
+    heads = 64 if scan == "mamba" else 2
+    wanted = request(scan, size, "bfloat16", SM90, form="sequential", heads=heads)
+    ((forward, backward),) = ask([wanted])
+    assert "failure" not in forward and "failure" not in backward, (forward, backward)
+    assert forward["spilled_bytes"] == 0, forward
+
+
+@pytest.mark.parametrize("target", [SM80, SM100, GFX942], ids=lambda t: str(t[1]))
+def test_kernels_over_time_compile_elsewhere(target: Target) -> None:
+    scans = (("gated_delta_rule", 64), ("hgrn", 64), ("kalman_filter", 16))
+    for kernels in ask(request(*s, "float32", target, form="sequential") for s in scans):
+        assert len(kernels) == 2
+        assert not [k for k in kernels if "failure" in k]
+
+
 ALL = (*FAMILY, "chunk/reads_everywhere", "chunk/gated_by_matrix", "chunk/resets", "chunk/bonus")
 
 
