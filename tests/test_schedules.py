@@ -108,3 +108,35 @@ def test_forward_moves_few_times_the_compulsory(scan: str) -> None:
 @pytest.mark.parametrize("scan", (*BOUNDS, *REST))
 def test_backward_launches(scan: str) -> None:
     assert kernels_of(scan)["backward"]["launches"] <= 4
+
+
+# ---------------------------------------------------------------- devices
+
+
+def test_kernels_are_launched_on_the_device_of_their_tensors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = load(path_of("simple_gla"))
+    assert module._current(torch.device("cuda", 1)).idx == 1
+    current: list[torch.device] = []
+    launched: list[list[torch.device]] = []
+    kernel = module._kernel
+
+    class Guard:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def __enter__(self) -> None:
+            current.append(self.device)
+
+        def __exit__(self, *error: object) -> None:
+            current.pop()
+
+    monkeypatch.setattr(module, "_current", Guard)
+    monkeypatch.setattr(module, "_kernel", lambda f: launched.append([*current]) or kernel(f))
+    _, (found,) = plan(read_source(path_of("simple_gla")), Options())
+    layout = Layout(batch=1, time=3, heads=1)
+    tensors, _ = arguments(found.program.recurrence, layout, torch.float32)
+    out, _ = module.simple_gla(*tensors, backend="triton")
+    out.sum().backward()
+    assert launched == [[torch.device("cpu")]] * 3
