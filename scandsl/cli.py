@@ -24,6 +24,7 @@ from scandsl.loader import decode, load, read_source, write_atomic
 
 if TYPE_CHECKING:
     from scandsl.driver import Front, Options
+    from scandsl.plan import Plan
     from scandsl.testing.compare import Run
 
 P = ParamSpec("P")
@@ -232,8 +233,11 @@ def _compile_one(file: Path, target: Path, options: Options, stale_only: bool) -
 @_specs
 @_settings
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of words.")
+@click.option("--target", default=None, help="Compile the kernels for it, such as `sm_90`.")
 @_exit_status
-def explain(paths: tuple[Path, ...], settings: dict[str, int], as_json: bool) -> None:
+def explain(
+    paths: tuple[Path, ...], settings: dict[str, int], as_json: bool, target: str | None
+) -> None:
     """Say what was found in specs and why each takes the form it takes."""
     from scandsl import driver
     from scandsl.explain import explanation, lines
@@ -245,15 +249,32 @@ def explain(paths: tuple[Path, ...], settings: dict[str, int], as_json: bool) ->
         front, plans = driver.plan(read_source(file), options)
         _show(front.source, front.warnings)
         for plan in plans:
+            data, words = _binaries(file, settings, plan, target) if target else ({}, [])
             if as_json:
-                found.append({"file": str(file), **explanation(plan)})
+                found.append({"file": str(file), **explanation(plan), **data})
             else:
                 click.echo(click.style(f"{file}: {plan.program.recurrence.name}", bold=True))
-                click.echo("\n".join(lines(plan)) + "\n")
+                click.echo("\n".join([*lines(plan), *words]) + "\n")
 
     _each(_spec_files(paths), work)
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def _binaries(
+    file: Path, settings: dict[str, int], plan: Plan, target: str
+) -> tuple[dict[str, object], list[str]]:
+    """What the kernels of a plan need of a GPU that need not be there, as data and in words."""
+    from dataclasses import asdict
+
+    from scandsl.explain import SIZE
+    from scandsl.testing.aot import described, kernels_for
+
+    module = load(file, settings=settings)
+    kernels = kernels_for(plan.program.recurrence, module, target, SIZE)
+    words = [f"compiled for {target} (sizes {SIZE}, bfloat16), read from the binary:"]
+    words += described(kernels) or ["    no Triton kernels"]
+    return {"target": target, "binaries": [asdict(k) for k in kernels]}, words
 
 
 # ---------------------------------------------------------------- test

@@ -202,3 +202,29 @@ def test_another_size_is_another_kernel() -> None:
         for size, dtype in ((64, "bfloat16"), (65, "bfloat16"), (64, "float32"))
     )
     assert len({key for keys in found for key in keys}) == sum(map(len, found))
+
+
+# ---------------------------------------------------------------- explain
+
+
+def explained(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, "-m", "scandsl", "explain", "examples/simple_gla.scan", *options],
+        capture_output=True, text=True, cwd=ROOT, env={**kept, **environment}, timeout=300,
+    )  # fmt: skip
+
+
+def test_explain_reads_the_binaries() -> None:
+    (found,) = json.loads(explained("--json", "--target", "sm_90").stdout)
+    forward = next(k for k in found["binaries"] if k["name"].endswith("forward_scan"))
+    assert forward["spilled_bytes"] == 0 and 0 < forward["registers"] <= 255
+    assert forward["matrix_instructions"]["HGMMA"] > 0 and forward["shared_bytes"] > 0
+    assert len(found["binaries"]) == 3
+
+
+def test_explain_says_why_there_are_no_binaries() -> None:
+    wrong = explained("--target", "sm_fast")
+    assert wrong.returncode == 2 and "unknown target 'sm_fast'" in wrong.stderr
+    off = explained("--target", "sm_90", TRITON_INTERPRET="1")
+    assert off.returncode == 2 and "TRITON_INTERPRET" in off.stderr

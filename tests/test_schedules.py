@@ -13,6 +13,7 @@ from scandsl.driver import OptionError, Options, plan
 from scandsl.explain import explanation
 from scandsl.loader import load, read_source
 from scandsl.plan.plan import SCHEDULES
+from scandsl.testing.aot import kernels_for
 from scandsl.testing.compare import Case, runs
 from scandsl.testing.data import Layout
 from tests.generated import ROOT, arguments
@@ -140,3 +141,11 @@ def test_kernels_are_launched_on_the_device_of_their_tensors(
     out, _ = module.simple_gla(*tensors, backend="triton")
     out.sum().backward()
     assert launched == [[torch.device("cpu")]] * 3
+
+
+def test_a_target_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scandsl.testing.aot.importlib.util.find_spec", lambda name: None)
+    _, (found,) = plan(read_source(path_of("simple_gla")), Options())
+    module = load(path_of("simple_gla"))
+    with pytest.raises(OptionError, match="triton has to be installed"):
+        kernels_for(found.program.recurrence, module, "sm_90", 16)

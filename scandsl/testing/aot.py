@@ -7,6 +7,8 @@ interpreter must be off in the process that calls this.
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 import subprocess
 import tempfile
@@ -17,6 +19,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
+
+from scandsl.driver import OptionError
+from scandsl.ir.nodes import Recurrence
+from scandsl.testing.compare import backends
 
 _TYPES = {
     torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16",
@@ -125,3 +131,72 @@ def _read_binary(cubin: bytes) -> tuple[int, int, dict[str, int]]:
     for name in re.findall(r"\b(HGMMA|HMMA|UTCHMMA|UTCMMA|LDL|STL)\b", sass.stdout):
         counts[name] = counts.get(name, 0) + 1
     return registers, local, counts
+
+
+# ---------------------------------------------------------------- what a scan's kernels need
+
+
+def target_of(text: str) -> tuple[str, int | str]:
+    """`sm_90` as ("cuda", 90), `gfx942` as ("hip", "gfx942")."""
+    if found := re.fullmatch(r"sm_(\d+)", text):
+        return "cuda", int(found[1])
+    if re.fullmatch(r"gfx[0-9a-f]+", text):
+        return "hip", text
+    raise OptionError(f"unknown target {text!r}: expected one such as sm_90 or gfx942")
+
+
+def kernels_for(
+    recurrence: Recurrence, module: ModuleType, target: str, size: int
+) -> list[Compiled]:
+    """The kernels of a scan, forward and backward, at one size in bfloat16; none without Triton."""
+    backend, arch = target_of(target)
+    if importlib.util.find_spec("triton") is None:
+        raise OptionError("--target compiles kernels, for which triton has to be installed")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise OptionError("--target compiles kernels, which TRITON_INTERPRET=1 prevents")
+    if "triton" not in backends(module, recurrence.name):
+        return []
+    launches = _recorded(recurrence, module, backend, size)
+    return [compile_launch(x, backend, arch) for x in launches]
+
+
+def _recorded(recurrence: Recurrence, module: ModuleType, backend: str, size: int) -> list[Launch]:
+    """The launches of one call and its backward, on tensors of zeros."""
+    sizes = {d.name: d.size or size for d in recurrence.dims}
+    inputs = {x.name for x in recurrence.inputs}
+    declared = {x.name: x for x in (*recurrence.inputs, *recurrence.params)}
+    tensors = []
+    for name in recurrence.arguments:
+        lead = (1, 2 * size, 2) if name in inputs else (2,)
+        shape = (*lead, *(sizes[d] for d in declared[name].dims))
+        tensors.append(torch.zeros(shape, dtype=torch.bfloat16, requires_grad=True))
+
+    def call() -> None:
+        *outputs, final = getattr(module, recurrence.name)(
+            *tensors, output_final_state=True, backend="triton"
+        )
+        parts = [final] if isinstance(final, torch.Tensor) else list(final)
+        ends = [x for x in (*outputs, *parts) if x.requires_grad]
+        torch.autograd.backward(ends, [torch.zeros_like(x) for x in ends])
+
+    hip = torch.version.hip
+    torch.version.hip = "6" if backend == "hip" else None  # modules choose by it
+    try:
+        return record(module, call)
+    finally:
+        torch.version.hip = hip
+
+
+def described(kernels: list[Compiled]) -> list[str]:
+    """A line for each kernel."""
+    out = []
+    for kernel in kernels:
+        words = [f"{kernel.shared_bytes:,} bytes of shared memory"]
+        if kernel.registers is not None:
+            words.insert(
+                0, f"{kernel.registers} registers, {kernel.spilled_bytes or 0} bytes spilled"
+            )
+        units = {n: c for n, c in kernel.matrix_instructions.items() if "MMA" in n}
+        words += [f"{count} {name}" for name, count in units.items()] or ["no matrix instructions"]
+        out.append(f"    {kernel.name.strip('_')}: {', '.join(words)}")
+    return out
