@@ -126,9 +126,9 @@ class ChunkTriton(ChunkForm):
         lines = [f"grid = {grid}", f"_kernel({rendered.name})[grid]("]
         for argument in rendered.arguments:
             lines.append(f"    {argument}={self._argument(argument, kernel, texts, blocks)},")
-        width = ", ".join(blocks[self.names.dims[d]] for d in rendered.dims if self._is_wide(d))
+        widths = [blocks[self.names.dims[d]] for d in rendered.dims if self._is_wide(d)]
         least = 4096 if kernel.loop and kernel.stores else 8193
-        lines.append(f"    num_warps=_warps({least}, {width}),")
+        lines.append(f"    num_warps=_warps({', '.join([str(least), *widths])}),")
         lines.append(f"    num_stages={'2' if kernel.loop else '1'},")
         lines.append(")")
         return lines

@@ -309,19 +309,59 @@ def _tile_scores_adjoint(
     out = tl.zeros_like(decays)
     if OF != 2:  # no row lies between two neighbours
         out += _corner_adjoint(
-            q, k, grad, before, after, i, 1, OF, DOT, PRECISION, FACTORS
+            q,
+            k,
+            grad,
+            before,
+            after,
+            i,
+            1,
+            OF,
+            DOT,
+            PRECISION,
+            FACTORS,
         )
     before, after, total = _stretched(before, after, total, i, 1, FACTORS)
     out += _corner_adjoint(
-        q, k, grad, before, after, i, 2, OF, DOT, PRECISION, FACTORS
+        q,
+        k,
+        grad,
+        before,
+        after,
+        i,
+        2,
+        OF,
+        DOT,
+        PRECISION,
+        FACTORS,
     )
     before, after, total = _stretched(before, after, total, i, 2, FACTORS)
     out += _corner_adjoint(
-        q, k, grad, before, after, i, 4, OF, DOT, PRECISION, FACTORS
+        q,
+        k,
+        grad,
+        before,
+        after,
+        i,
+        4,
+        OF,
+        DOT,
+        PRECISION,
+        FACTORS,
     )
     before, after, total = _stretched(before, after, total, i, 4, FACTORS)
     out += _corner_adjoint(
-        q, k, grad, before, after, i, 8, OF, DOT, PRECISION, FACTORS
+        q,
+        k,
+        grad,
+        before,
+        after,
+        i,
+        8,
+        OF,
+        DOT,
+        PRECISION,
+        FACTORS,
     )
     if ROWS > 16:
         before, after, total = _stretched(before, after, total, i, 8, FACTORS)
