@@ -224,30 +224,71 @@ def _corner(
     return tl.where(same, whole, 0.0)
 
 
+def _short_scores(
+    q, k, logs, i, PARTS: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr
+):
+    # _tile_scores of 16-bit vectors: sums to the border between halves are products with ones
+    ROWS: tl.constexpr = logs.shape[0]
+    LEVELS: tl.constexpr = 4 + (ROWS > 16) + (ROWS > 32) + (ROWS > 64) + (ROWS > 128)
+    out = tl.zeros([ROWS, ROWS], dtype=tl.float32)
+    logs = tl.where(logs < -1e30, -1e30, logs)
+    for level in range(LEVELS):
+        second = ((i >> level) & 1) == 1
+        border = (((i >> (level + 1)) * 2 + 1) << level)[:, None]
+        down = (i[None, :] >= border) & (i[None, :] < i[:, None])
+        up = (i[None, :] < border) & (i[None, :] > i[:, None])
+        ones = tl.where((second[:, None] & down) | (~second[:, None] & up), 1.0, 0.0).to(DOT)
+        rest = logs
+        part = rest.to(tl.bfloat16)
+        total = tl.dot(ones, part.to(DOT))
+        for _ in tl.static_range(PARTS - 1):
+            rest -= part.to(tl.float32)
+            part = rest.to(tl.bfloat16)
+            total = tl.dot(ones, part.to(DOT), total)
+        decay = tl.exp(total)
+        later = tl.where(second[:, None], q * decay, 0.0)
+        earlier = tl.where(second[:, None], 0.0, k * decay)
+        whole = tl.dot(later.to(DOT), tl.trans(earlier.to(DOT)), input_precision=PRECISION)
+        same = (i[:, None] >> (level + 1)) == (i[None, :] >> (level + 1))
+        out += tl.where(same, whole, 0.0)
+    return out
+
+
 def _tile_scores(
-    q, k, decays, i, DOT: tl.constexpr, PRECISION: tl.constexpr, FACTORS: tl.constexpr = False
+    q,
+    k,
+    decays,
+    i,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    FACTORS: tl.constexpr = False,
+    SHORT: tl.constexpr = False,
+    PARTS: tl.constexpr = 3,
 ):
     # at i > j the sum of q_i k_j exp(sum of the logs between), by halving the chunk
-    ROWS: tl.constexpr = decays.shape[0]
-    before = tl.zeros_like(decays) + (1.0 if FACTORS else 0.0)
-    after = before
-    total = decays
-    out = _corner(q, k, before, after, i, 1, DOT, PRECISION, FACTORS)
-    before, after, total = _stretched(before, after, total, i, 1, FACTORS)
-    out += _corner(q, k, before, after, i, 2, DOT, PRECISION, FACTORS)
-    before, after, total = _stretched(before, after, total, i, 2, FACTORS)
-    out += _corner(q, k, before, after, i, 4, DOT, PRECISION, FACTORS)
-    before, after, total = _stretched(before, after, total, i, 4, FACTORS)
-    out += _corner(q, k, before, after, i, 8, DOT, PRECISION, FACTORS)
-    if ROWS > 16:
-        before, after, total = _stretched(before, after, total, i, 8, FACTORS)
-        out += _corner(q, k, before, after, i, 16, DOT, PRECISION, FACTORS)
-    if ROWS > 32:
-        before, after, total = _stretched(before, after, total, i, 16, FACTORS)
-        out += _corner(q, k, before, after, i, 32, DOT, PRECISION, FACTORS)
-    if ROWS > 64:
-        before, after, total = _stretched(before, after, total, i, 32, FACTORS)
-        out += _corner(q, k, before, after, i, 64, DOT, PRECISION, FACTORS)
+    if SHORT:
+        out = _short_scores(q, k, decays, i, PARTS, DOT, PRECISION)
+    else:
+        ROWS: tl.constexpr = decays.shape[0]
+        before = tl.zeros_like(decays) + (1.0 if FACTORS else 0.0)
+        after = before
+        total = decays
+        out = _corner(q, k, before, after, i, 1, DOT, PRECISION, FACTORS)
+        before, after, total = _stretched(before, after, total, i, 1, FACTORS)
+        out += _corner(q, k, before, after, i, 2, DOT, PRECISION, FACTORS)
+        before, after, total = _stretched(before, after, total, i, 2, FACTORS)
+        out += _corner(q, k, before, after, i, 4, DOT, PRECISION, FACTORS)
+        before, after, total = _stretched(before, after, total, i, 4, FACTORS)
+        out += _corner(q, k, before, after, i, 8, DOT, PRECISION, FACTORS)
+        if ROWS > 16:
+            before, after, total = _stretched(before, after, total, i, 8, FACTORS)
+            out += _corner(q, k, before, after, i, 16, DOT, PRECISION, FACTORS)
+        if ROWS > 32:
+            before, after, total = _stretched(before, after, total, i, 16, FACTORS)
+            out += _corner(q, k, before, after, i, 32, DOT, PRECISION, FACTORS)
+        if ROWS > 64:
+            before, after, total = _stretched(before, after, total, i, 32, FACTORS)
+            out += _corner(q, k, before, after, i, 64, DOT, PRECISION, FACTORS)
     return out
 
 

@@ -28,6 +28,7 @@ from scandsl.ir.nodes import (
     Reduce,
     Ref,
     Scalar,
+    Scores,
     Select,
     Size,
     Time,
@@ -504,9 +505,12 @@ class KernelRenderer:
         return [*out, *(["EXACT"] if inverts else []), *(["SHORT"] if self._sums_rows() else [])]
 
     def _sums_rows(self) -> bool:
-        """Whether running sums of vectors are taken."""
+        """Whether running sums of vectors are taken, in scores too."""
         values = (self.values[r] for r in self.kernel.refs)
-        return any(isinstance(v.op, CumSum) and len(v.dims) == 2 for v in values)
+        return any(
+            isinstance(v.op, Scores) or (isinstance(v.op, CumSum) and len(v.dims) == 2)
+            for v in values
+        )
 
     def render(self) -> RenderedKernel:
         """The whole function."""

@@ -270,7 +270,10 @@ class TritonPrinter:
                 return self._segment_product(x, exclusive)
             case Scores(q, k, a, _, _, over, factors):
                 texts = ", ".join(self.cleaned(r, (over,)) for r in (q, k, a))
-                return self._plain(f"_tile_scores({texts}, i, DOT, PRECISION{_factors(factors)})")
+                tail = _factors(factors)
+                if not factors:
+                    tail = f", SHORT=SHORT, PARTS={1 if self._short(a) else 3}"
+                return self._plain(f"_tile_scores({texts}, i, DOT, PRECISION{tail})")
             case ScoresAdjoint():
                 return self._scores_adjoint(value.op)
             case Spread(m, x, a, _, _, over, factors):
