@@ -85,6 +85,24 @@ scan places:
     judge(module, recurrence, Case("packed", Layout(lengths=(2, 0, 3), heads=2), carried=True))
 
 
+def test_names_of_the_launching_functions_are_free(tmp_path: Path) -> None:
+    spec = """
+scan taken:
+    input slots: complex, slots_re, warps[held], offsets in [0, 1]
+    param hold[held, held'], hold_left[held], d_hold[held]
+    scalar lane_held = 0.5
+    state whole[held], room: complex, step
+    whole = offsets * whole + tanh(hold @ whole[held'] + warps) * hold_left
+    room = 0.5 * room + slots * slots_re
+    step = step * lane_held + sum[held](whole * d_hold)
+    output scratch[held] = whole + re(room) + step
+    output grid: complex = room
+"""
+    module, recurrence = built(spec, tmp_path, "taken")
+    layout = Layout(lengths=(3, 2), heads=2, own_heads={"warps": 1, "hold": 1})
+    judge(module, recurrence, Case("packed", layout, carried=True))
+
+
 @pytest.mark.parametrize(
     "line",
     [

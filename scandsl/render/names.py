@@ -42,7 +42,9 @@ PRIVATE_LOCALS = frozenset(
         "like",
         "n", "numbers", "outputs", "packed", "parts", "precision", "results", "save", "saved",
         "sequences", "shapes", "sizes", "start", "state", "step", "t", "tokens", "total", "values",
-        "vectors", "rows", "position", "scan",
+        "vectors", "rows", "position", "scan", "every", "offsets", "block_heads", "head_tiles",
+        "slots",
+        "scratch", "whole", "room", "held", "hold", "warps",
     }
 )  # fmt: skip
 
@@ -50,9 +52,9 @@ PRIVATE_LOCALS = frozenset(
 _BEFORE = (
     "d_", "start_", "kept_", "end_", "out_", "grad_", "part_", "size_", "BLOCK_", "heads_",
     "HAS_", "o_",
-    "in_", "tile_", "tiles_", "carry_", "share_",
+    "in_", "tile_", "tiles_", "carry_", "share_", "block_", "lane_",
 )  # fmt: skip
-_BEHIND = ("_ptr", "_rows", "_heads", "_32", "_at")
+_BEHIND = ("_ptr", "_rows", "_heads", "_32", "_at", "_re", "_im", "_left", "_right")
 
 # Names of the module itself, which its functions and classes must not take.
 _MODULE_OWN = frozenset(

@@ -134,7 +134,7 @@ class _Kernel:
     def _reserve(self) -> None:
         s = self.setup
         for n in s.dims.values():
-            self.taken.update((f"o_{n}", f"in_{n}", f"c_{n}", f"size_{n}", f"BLOCK_{n}"))
+            self.taken.update((f"o_{n}", f"in_{n}", f"lane_{n}", f"size_{n}", f"BLOCK_{n}"))
             self.taken.update((f"tile_{n}", f"tiles_{n}"))
         planes = [*s.inputs.values(), *s.params.values(), *s.scalars.values(), *s.rows.values()]
         planes += [*s.sums.values(), *(p.start for p in s.parts.values())]
@@ -800,7 +800,7 @@ class _Backward(_Kernel):
         add("room = scratch_ptr + program * EVERY * ROOM")
 
     def _lane(self, dim: str) -> str:
-        return "lane" if dim == HEAD else f"c_{self.setup.dims[dim]}"
+        return "lane" if dim == HEAD else f"lane_{self.setup.dims[dim]}"
 
     def _scratch_terms(self, name: str, carry: Carry) -> list[str]:
         dims = self._ordered((*self.lead, *carry.dims))
