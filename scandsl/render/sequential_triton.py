@@ -290,7 +290,9 @@ class _SequentialTriton:
             if isinstance(value.op, Contract) and not self._is_product(value):
                 dims |= set(value.op.over)
             found.add(frozenset(dims))
-        return sorted((x for x in found if not any(x < y for y in found)), key=sorted)
+        places = {d.name: i for i, d in enumerate(self.program.dims)}
+        widest = (x for x in found if not any(x < y for y in found))
+        return sorted(widest, key=lambda x: sorted(places[d] for d in x))
 
     def _is_product(self, value: Value) -> bool:
         """Whether a sum is a product of matrices."""
