@@ -34,7 +34,7 @@ from scandsl.render.chunk_form import ChunkForm, call, definition, tuple_of, unp
 from scandsl.render.form import RenderedForm
 from scandsl.render.layout import indented
 from scandsl.render.names import Names
-from scandsl.render.torch_printer import Scope, Text, TorchPrinter
+from scandsl.render.torch_printer import Scope, Text, TorchPrinter, masks_rows
 
 
 @dataclass(slots=True)
@@ -148,7 +148,7 @@ class ChunkTorch(ChunkForm):
                     self.helpers.add("_param")
                 case Row():
                     leaf[ref] = names.fresh("rows")
-                    lines.append(f"{leaf[ref]} = _row_mask(piece, device)")
+                    lines.append(f"{leaf[ref]} = {self._row_mask(program, ref)}")
                 case Load(name) if name == POSITION:
                     leaf[ref] = names.fresh("position")
                     lines.append(f"{leaf[ref]} = _positions(piece, start_t)")
@@ -166,6 +166,12 @@ class ChunkTorch(ChunkForm):
                 case _:
                     pass
         return lines, leaf
+
+    def _row_mask(self, program: ChunkProgram, rows: Ref) -> str:
+        """Which rows hold a token; where only choices ask for it, nothing if all of them do."""
+        users = [v for v in program.values if rows in operands(v.op)]
+        only = all(masks_rows(program.values, v, rows) for v in users)
+        return f"_row_mask(piece, device{', needed=False' if only else ''})"
 
     def _output(self, name: str) -> Output:
         return next(o for o in self.recurrence.outputs if cotangent(o.name) == name)

@@ -37,6 +37,7 @@ from scandsl.ir.nodes import (
     Reduce,
     Ref,
     Rename,
+    Row,
     Scores,
     ScoresAdjoint,
     Segment,
@@ -277,9 +278,12 @@ class TorchPrinter:
 
     def _fresh(self, ref: Ref, text: Text) -> Text:
         """The expression of a value, marked if it makes a tensor of its own."""
-        op = self.values[ref].op
+        value = self.values[ref]
+        op = value.op
         view = isinstance(op, Unary) and op.fn in ("re", "im", "conj")
         if self.scope.autograd or view or not isinstance(op, _MAKERS):
+            return text
+        if self.scope.in_place and isinstance(op, Where) and masks_rows(self.values, value, op.c):
             return text
         name = _SIMPLE.match(text.text)
         return text if text.number or name else replace(text, fresh=True)
@@ -563,6 +567,10 @@ class TorchPrinter:
     def _where(self, value: Value, c: Ref, a: Ref, b: Ref) -> Text:
         condition = self._tensor(self.operand(c, value.dims), Kind.BOOL)
         x, y = self.operand(a, value.dims), self.operand(b, value.dims)
+        mask = self.values[c].op
+        if self.scope.in_place and isinstance(mask, Row) and masks_rows(self.values, value, c):
+            rows, after = self._text[c].text, len(value.dims) - 1 - value.dims.index(mask.dim)
+            return replace(self.call("_held", x.text, rows, str(after), y.text), fresh=x.fresh)
         if x.number and y.number:
             x = self._tensor(x, value.kind)
         elif value.kind is Kind.COMPLEX:
@@ -706,6 +714,14 @@ class TorchPrinter:
         parts = [self.values[op.a].dims, self.values[op.b].dims, value.dims]
         first, second, out = ("..." + "".join(letters[d] for d in dims) for dims in parts)
         return self.call("torch.einsum", f'"{first},{second}->{out}"', x.text, y.text)
+
+
+def masks_rows(values: Sequence[Value], value: Value, rows: Ref) -> bool:
+    """Whether a value chooses between rows that hold a token and a filling for the others."""
+    op = value.op
+    if not isinstance(op, Where) or op.c != rows or rows in (op.a, op.b):
+        return False
+    return isinstance(values[rows].op, Row)
 
 
 def moved_axes(have: Dims, want: Dims) -> str:
