@@ -3,7 +3,7 @@
 Let `d_i` be all that step `i` multiplies the state by: a number, or one for each entry of K, or of
 V, or both.  A term `b_j y_j` (a write, an update, or both along one vector) may be followed in its
 own step by decays `after_j`; an observer `q_i` (a read or a probe) may be preceded in its step by
-decays `before_i`.  With the state `S_0` at the start of the chunk (design: "canonical events") it
+decays `before_i`.  With the state `S_0` at the start of the chunk it
 sees
 
     r_i = before_i Π_{m<i} d_m (q_i · S_0)
