@@ -124,7 +124,12 @@ class ChunkTorch(ChunkForm):
     # ------------------------------------------------------------ leaves
 
     def _load_leaves(
-        self, program: ChunkProgram, refs: Sequence[Ref], names: Names, kept: dict[str, str]
+        self,
+        program: ChunkProgram,
+        refs: Sequence[Ref],
+        names: Names,
+        kept: dict[str, str],
+        inside: frozenset[Ref],
     ) -> tuple[list[str], dict[Ref, str]]:
         """Statements that lay out what the program reads, and the names they give it."""
         lines: list[str] = []
@@ -148,7 +153,7 @@ class ChunkTorch(ChunkForm):
                     self.helpers.add("_param")
                 case Row():
                     leaf[ref] = names.fresh("rows")
-                    lines.append(f"{leaf[ref]} = {self._row_mask(program, ref)}")
+                    lines.append(f"{leaf[ref]} = {self._row_mask(program, ref, inside)}")
                 case Load(name) if name == POSITION:
                     leaf[ref] = names.fresh("position")
                     lines.append(f"{leaf[ref]} = _positions(piece, start_t)")
@@ -167,10 +172,11 @@ class ChunkTorch(ChunkForm):
                     pass
         return lines, leaf
 
-    def _row_mask(self, program: ChunkProgram, rows: Ref) -> str:
-        """Which rows hold a token; where only choices ask for it, nothing if all of them do."""
-        users = [v for v in program.values if rows in operands(v.op)]
-        only = all(masks_rows(program.values, v, rows) for v in users)
+    def _row_mask(self, program: ChunkProgram, rows: Ref, inside: frozenset[Ref]) -> str:
+        """Which rows hold a token; nothing if all do and only choices ask, before the loop."""
+        users = [r for r, v in enumerate(program.values) if rows in operands(v.op)]
+        only = all(masks_rows(program.values, program.values[r], rows) for r in users)
+        only = only and inside.isdisjoint(users)
         return f"_row_mask(piece, device{', needed=False' if only else ''})"
 
     def _output(self, name: str) -> Output:
@@ -256,7 +262,7 @@ class ChunkTorch(ChunkForm):
         program = gathered(with_carry_maps(program))
         parts = split(program)
         need = [r for r, v in enumerate(program.values) if not self._is_carry(program, v)]
-        lines, leaf = self._load_leaves(program, need, names, kept)
+        lines, leaf = self._load_leaves(program, need, names, kept, frozenset(parts.inside))
         for ref, value in enumerate(program.values):
             if self._is_carry(program, value) and isinstance(value.op, Load):
                 leaf[ref] = f"kept_{self.carry_arg(value.op.name)}"
@@ -415,14 +421,17 @@ class ChunkTorch(ChunkForm):
             out.append(self._moved(text, 2, self.canonical(carry.dims), carry.dims))
         return out
 
-    def _put(self, target: str, store: Store, text: str, varies: bool = True) -> list[str]:
-        """Statements that write one piece of a result."""
+    def _put(self, target: str, store: Store, text: str, wide: str = "") -> list[str]:
+        """Statements that write one piece of a result; `wide` names one that varies nowhere."""
         own = self.canonical(store.dims)
-        if not varies:  # it may lack the axes of chunks, batch and heads
+        lines: list[str] = []
+        if wide:  # it may lack the axes of chunks, batch and heads
             lead = ["piece.per_row", "chunks.batch", "heads", "length"]
-            text = f"{text}.expand({', '.join([*lead, *(self._sizes()[d] for d in own)])})"
+            shape = [*lead, *(self._sizes()[d] for d in own)]
+            lines = call(wide, f"{text}.expand", shape)
+            text = wide
         text = self._moved(text, 4, own, store.dims)
-        return call("", "_put", [target, text, "piece", "heads"])
+        return [*lines, *call("", "_put", [target, text, "piece", "heads"])]
 
     def _inner(self, store: Store) -> str:
         sizes = self._sizes()
@@ -443,7 +452,8 @@ class ChunkTorch(ChunkForm):
             lines += call(target, "_all_tokens", arguments)
         body, texts = self._body(program, names, {})
         for store, target, text in zip(program.stores, targets, texts, strict=True):
-            body += self._put(target, store, text, program.values[store.value].varies)
+            varies = program.values[store.value].varies
+            body += self._put(target, store, text, "" if varies else names.fresh("wide"))
         lines += self._pieces(program, body)
         finals = self._ends(program)
         if self.uses_time:

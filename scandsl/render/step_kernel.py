@@ -19,7 +19,7 @@ from scandsl.diagnostics import InternalError
 from scandsl.ir.nodes import Dims, Kind, Load, Ref, Scalar, Value, operands
 from scandsl.kernels.program import POSITION, Carry, Store
 from scandsl.kernels.step import HEAD, StepProgram
-from scandsl.render.layout import WIDTH
+from scandsl.render.layout import WIDTH, weight
 from scandsl.render.triton_kernel import drop_unused
 from scandsl.render.triton_printer import Axis, Tile, TritonPrinter, strip, use_counts
 
@@ -277,7 +277,7 @@ class _Kernel:
         """Statements for a sum of many terms, a few in each line."""
         groups: list[list[str]] = [[terms[0]]]
         for term in terms[1:]:
-            if len(" + ".join([name, *groups[-1], term])) > _LINE:
+            if weight(" + ".join([name, *groups[-1], term])) > _LINE:
                 groups.append([])
             groups[-1].append(term)
         lines = [strip(" + ".join(group)) for group in groups]
@@ -286,7 +286,7 @@ class _Kernel:
     def _pointed(self, terms: Sequence[str], wish: str, lines: list[str]) -> str:
         """A pointer; one of many terms gets a name."""
         text = " + ".join(t for t in terms if t)
-        if len(text) <= _LINE:
+        if weight(text) <= _LINE:
             return text
         name = self._fresh(wish)
         lines += self._summed(name, [t for t in terms if t])
@@ -295,7 +295,7 @@ class _Kernel:
     def _masked(self, dims: Dims, more: Sequence[str], lines: list[str]) -> str:
         """A mask; a long one gets a name."""
         text = self._mask(dims, *more)
-        if len(text) <= _LINE:
+        if weight(text) <= _LINE:
             return text
         name = self._fresh("mask")
         terms = text.split(" & ")

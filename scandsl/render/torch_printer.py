@@ -719,9 +719,11 @@ class TorchPrinter:
 def masks_rows(values: Sequence[Value], value: Value, rows: Ref) -> bool:
     """Whether a value chooses between rows that hold a token and a filling for the others."""
     op = value.op
+    mask = values[rows].op
     if not isinstance(op, Where) or op.c != rows or rows in (op.a, op.b):
         return False
-    return isinstance(values[rows].op, Row)
+    # What does not differ from row to row gets its rows from the choice.
+    return isinstance(mask, Row) and values[op.a].varies and mask.dim in values[op.a].dims
 
 
 def moved_axes(have: Dims, want: Dims) -> str:
