@@ -62,8 +62,10 @@ def assigned(
 
 def tuple_assigned(name: str, items: Sequence[str], indent: int = 4) -> list[str]:
     """`name = (items)`; one item alone keeps its comma."""
-    if len(items) == 1 and indent + len(name) + len(items[0]) + 6 <= WIDTH:
+    if len(items) == 1 and items[0].isidentifier():
         return [f"{name} = ({items[0]},)"]
+    if len(items) == 1 and items[0].startswith("*"):
+        return [f"{name} = tuple({items[0][1:]})"]
     if len(items) == 1:
         return [f"only = {items[0]}", f"{name} = (only,)"]
     return bracketed(f"{name} = (", items, ")", indent)

@@ -225,7 +225,13 @@ def _corner(
 
 
 def _short_scores(
-    q, k, logs, i, PARTS: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr
+    q,
+    k,
+    logs,
+    i,
+    PARTS: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     # _tile_scores of 16-bit vectors: sums to the border between halves are products with ones
     ROWS: tl.constexpr = logs.shape[0]
