@@ -274,22 +274,18 @@ class _Kernel:
     # ------------------------------------------------------------ addresses
 
     def _summed(self, name: str, terms: Sequence[str]) -> list[str]:
-        """Statements for a sum of many terms, a few in each line."""
-        groups: list[list[str]] = [[terms[0]]]
-        for term in terms[1:]:
-            if weight(" + ".join([name, *groups[-1], term])) > _LINE:
-                groups.append([])
-            groups[-1].append(term)
-        lines = [strip(" + ".join(group)) for group in groups]
+        """Statements for a sum of many terms, two in each line."""
+        pairs = [terms[n : n + 2] for n in range(0, len(terms), 2)]
+        lines = [strip(" + ".join(pair)) for pair in pairs]
         return [f"{name} = {lines[0]}", *(f"{name} += {line}" for line in lines[1:])]
 
     def _pointed(self, terms: Sequence[str], wish: str, lines: list[str]) -> str:
         """A pointer; one of many terms gets a name."""
-        text = " + ".join(t for t in terms if t)
-        if weight(text) <= _LINE:
-            return text
+        held = [t for t in terms if t]
+        if len(held) <= 2:
+            return " + ".join(held)
         name = self._fresh(wish)
-        lines += self._summed(name, [t for t in terms if t])
+        lines += self._summed(name, held)
         return name
 
     def _masked(self, dims: Dims, more: Sequence[str], lines: list[str]) -> str:

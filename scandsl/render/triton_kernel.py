@@ -216,9 +216,9 @@ class KernelRenderer:
         at, rows = f"first * {heads} + {head}", f"local * {heads}"
         if volume:
             at, rows = f"({at}) * {volume}", f"local * ({heads} * {volume})"
-        at = self.printer.assign(at, f"{name}_at")
+        at = self.printer.assign(f"{name}_ptr + {at}", f"{name}_at")
         rows = self.printer.assign(rows, f"{name}_rows")
-        return f"{name}_ptr + {at} + {self._offset(rows, dims, dims, rows=True)}"
+        return f"{at} + {self._offset(rows, dims, dims, rows=True)}"
 
     # ------------------------------------------------------------ leaves
 
