@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from scandsl.analysis.events import moved
 from scandsl.analysis.program import (
     Component,
     Decay,
@@ -246,19 +247,6 @@ class _Extraction:
 
     def _event(self, event: Event) -> Event:
         new = self.new
-
-        def at(ref: Ref | None) -> Ref | None:
-            return None if ref is None else new[ref]
-
-        match event:
-            case Decay(_, factor, log):
-                # where there is a logarithm, the factor itself may be out of sight
-                return replace(event, factor=new.get(factor, at(log) or 0), log=at(log))
-            case Probe(_, w, _, result):
-                return replace(event, w=new[w], result=new[result])
-            case Update(_, p, probe, strength):
-                return replace(event, p=new[p], probe=new[probe], strength=at(strength))
-            case Write(_, b, x):
-                return replace(event, b=at(b), x=new[x])
-            case Read(_, q, _, result):
-                return replace(event, q=at(q), result=new[result])
+        if isinstance(event, Decay) and event.log is not None and event.factor not in new:
+            new = new | {event.factor: new[event.log]}  # the factor itself may be out of sight
+        return moved(event, new)

@@ -11,7 +11,6 @@ Worth it where every operation is a pass over memory: for tensor operations, not
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from itertools import combinations
 
 from scandsl.ir.builder import Builder
@@ -30,14 +29,15 @@ def gathered(program: ChunkProgram) -> ChunkProgram:
     while pending:
         ref = pending[-1]
         value = program.values[ref]
+        if ref in moved:
+            pending.pop()
+            continue
         factors = chains.factors(ref)
         missing = [r for r in factors or operands(value.op) if r not in moved]
-        if ref not in moved and missing:
+        if missing:
             pending += missing
             continue
         pending.pop()
-        if ref in moved:
-            continue
         if factors:
             moved[ref] = _product(b, [moved[f] for f in factors])
         else:
@@ -45,14 +45,7 @@ def gathered(program: ChunkProgram) -> ChunkProgram:
             moved[ref] = b.emit(
                 op, value.dims, value.kind, value.name, value.span, varies=value.varies
             )
-    return prune(
-        replace(
-            program,
-            values=tuple(b.values),
-            carries=tuple(replace(c, next=moved[c.next]) for c in program.carries),
-            stores=tuple(replace(s, value=moved[s.value]) for s in program.stores),
-        )
-    )
+    return prune(program.rewritten(b.values, moved))
 
 
 def _product(b: Builder, factors: list[Ref]) -> Ref:

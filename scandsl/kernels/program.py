@@ -12,7 +12,8 @@ carry; `Row('#i')` is true for rows that hold a token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from scandsl.ir.nodes import Dim, Dims, Kind, Ref, Value
 
@@ -56,6 +57,15 @@ class ChunkProgram:
     stores: tuple[Store, ...]
     saved: tuple[Carry, ...]
     reverse: bool
+
+    def rewritten(self, values: Sequence[Value], moved: Mapping[Ref, Ref]) -> ChunkProgram:
+        """The program over other values; `moved` tells where what it ends in has gone."""
+        return replace(
+            self,
+            values=tuple(values),
+            carries=tuple(replace(c, next=moved[c.next]) for c in self.carries),
+            stores=tuple(replace(s, value=moved[s.value]) for s in self.stores),
+        )
 
 
 @dataclass(frozen=True, slots=True)

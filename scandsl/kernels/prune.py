@@ -25,9 +25,4 @@ def prune(program: ChunkProgram) -> ChunkProgram:
             renumbered[ref] = len(values)
             refs = [renumbered[r] for r in operands(value.op)]
             values.append(replace(value, op=with_operands(value.op, refs)))
-    return replace(
-        program,
-        values=tuple(values),
-        carries=tuple(replace(c, next=renumbered[c.next]) for c in program.carries),
-        stores=tuple(replace(s, value=renumbered[s.value]) for s in program.stores),
-    )
+    return program.rewritten(values, renumbered)

@@ -12,8 +12,6 @@ the row itself.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Binary, Contract, Dims, Ref, operands
 from scandsl.ir.rewrite import with_operands
@@ -24,15 +22,6 @@ from scandsl.kernels.prune import prune
 def simplify(program: ChunkProgram) -> ChunkProgram:
     """Apply the rules and drop what they leave unused."""
     return _reordered(prune(_pulled(program)))
-
-
-def _rebuilt(program: ChunkProgram, builder: Builder, moved: dict[Ref, Ref]) -> ChunkProgram:
-    return replace(
-        program,
-        values=tuple(builder.values),
-        carries=tuple(replace(c, next=moved[c.next]) for c in program.carries),
-        stores=tuple(replace(s, value=moved[s.value]) for s in program.stores),
-    )
 
 
 def _pulled(program: ChunkProgram) -> ChunkProgram:
@@ -47,7 +36,7 @@ def _pulled(program: ChunkProgram) -> ChunkProgram:
             moved[ref] = b.emit(
                 op, value.dims, value.kind, value.name, value.span, varies=value.varies
             )
-    return _rebuilt(program, b, moved)
+    return program.rewritten(b.values, moved)
 
 
 def _outside(b: Builder, op: Contract) -> Ref:
@@ -147,4 +136,4 @@ def _sorted(program: ChunkProgram, changed: dict[Ref, Contract]) -> ChunkProgram
 
     for root in [c.next for c in program.carries] + [s.value for s in program.stores]:
         place(root)
-    return _rebuilt(program, b, moved)
+    return program.rewritten(b.values, moved)
