@@ -100,7 +100,9 @@ def case_of(point: Point) -> tuple[Recurrence, Case]:
     if packing == "packed":
         layout = Layout(lengths=packed(time), heads=heads, own_heads=own)
     else:
-        layout = Layout(batch=2 if time < 64 else 1, time=time, heads=heads, own_heads=own)
+        # a mean over one or two numbers says little: short sequences come in larger batches
+        batch = max(16 // time, 2 if time < 64 else 1)
+        layout = Layout(batch=batch, time=time, heads=heads, own_heads=own)
     matrix = next(s for s in recurrence.states if len(s.dims) == 2)
     sizes = dict(zip(matrix.dims, (k, v), strict=True))
     return recurrence, Case("-".join(map(str, point)), layout, sizes, carried=start == "carried")

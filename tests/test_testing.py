@@ -15,6 +15,7 @@ from scandsl.ir.nodes import Recurrence
 from scandsl.reference import interpret
 from scandsl.testing.compare import Run, relative_rms, runs, standard_cases, state_names
 from scandsl.testing.data import LIMIT, SLOPE, Layout, draw
+from scandsl.testing.interpreter import interpreting, nearest_bfloat16, round_to_nearest
 from scandsl.testing.tolerances import Role, tolerance
 
 SPEC = """\
@@ -179,3 +180,24 @@ def test_a_planted_fault_is_seen(gated: Recurrence, fault: str, seen: str) -> No
     words = [run.failure or "" for run in failed]
     words += [v.tensor for run in failed for v in run.verdicts if not v.ok]
     assert any(seen in word for word in words)
+
+
+# ---------------------------------------------------------------- the interpreter's roundings
+
+
+def test_bfloat16_is_rounded_as_torch_rounds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(2**31), 2**31, (100_000,), generator=generator).to(torch.int32)
+    ties = bits & ~0xFFFF | 0x8000
+    for x in (bits.view(torch.float32), ties.view(torch.float32)):
+        found = torch.from_numpy(nearest_bfloat16(x.numpy()).view("int16")).view(torch.bfloat16)
+        torch.testing.assert_close(found, x.to(torch.bfloat16), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.skipif(not interpreting(), reason="kernels run on a GPU")
+def test_interpreted_kernels_round_to_nearest() -> None:
+    round_to_nearest()
+    from tests import rounding_kernel
+
+    x = torch.randn(128, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(rounding_kernel.rounded(x), x.to(torch.bfloat16))
