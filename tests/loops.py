@@ -124,6 +124,20 @@ def retnet(a, s):
     return decayed(a, s, lambda t: a.gamma, a.q, a.k, a.v, a.q.shape[1] ** -0.5)
 
 
+def xpos_retention(a, s):
+    """Complex numbers written out: the rotation turns the pair (real, imaginary)."""
+    c, d = np.cos(a.theta), np.sin(a.theta)
+    re, im = s.S.real.copy(), s.S.imag.copy()
+    o = []
+    for t in steps(a.q_re):
+        re, im = c[:, None] * re - d[:, None] * im, d[:, None] * re + c[:, None] * im
+        re = a.gamma * re + outer(a.k_re[t], a.v[t])
+        im = a.gamma * im - outer(a.k_im[t], a.v[t])
+        o.append((a.q_re[t] @ re - a.q_im[t] @ im) / math.sqrt(2 * len(c)))
+    s.S = re + 1j * im
+    return (o,)
+
+
 def gla(a, s):
     return decayed(a, s, lambda t: exp(a.g[t]), a.q, a.k, a.v, a.q.shape[1] ** -0.5)
 
@@ -179,6 +193,15 @@ def mlstm(a, s) -> Outputs:
 # ---------------------------------------------------------------- updates of low rank
 
 
+def mlstm_sigmoid(a, s) -> Outputs:
+    h = []
+    for t in steps(a.q):
+        kv = outer(a.k[t], a.v[t])
+        s.C = s.C / (1 + exp(-a.f[t])) + kv / (1 + exp(-a.i[t]))
+        h.append(s.C.T @ (a.q[t] / math.sqrt(len(a.q[t]))))
+    return (h,)
+
+
 def delta(S, k, v, beta):
     return (np.eye(len(k)) - beta * outer(k, k)) @ S + beta * outer(k, v)
 
@@ -212,6 +235,29 @@ def conv_gated_delta_rule(a, s) -> Outputs:
         s.S = s.S * exp(-exp(a.A_log) * softplus(a.a[t] + a.dt_bias))
         s.S = delta(s.S, normalised(silu(k[t])), silu(v[t]), sigmoid(a.b[t]))
         o.append(s.S.T @ normalised(silu(q[t])) * a.q.shape[1] ** -0.5)
+    return (o,)
+
+
+def gated_delta_net(a, s) -> Outputs:
+    o = []
+    for t in steps(a.q):
+        gate, beta = (1 + exp(a.a[t] + a.dt_bias)) ** -exp(a.A_log), sigmoid(a.b[t])
+        k = normalised(a.k[t])
+        transition = gate * (np.eye(len(k)) - beta * outer(k, k))
+        s.S = transition @ s.S + beta * outer(k, a.v[t])
+        o.append(s.S.T @ normalised(a.q[t]) / math.sqrt(len(k)))
+    return (o,)
+
+
+def delta_net_block(a, s) -> Outputs:
+    q, s.q_lag = convolved(a.wq, s.q_lag, a.q)
+    k, s.k_lag = convolved(a.wk, s.k_lag, a.k)
+    v, s.v_lag = convolved(a.wv, s.v_lag, a.v)
+    o = []
+    for t in steps(a.q):
+        s.S = delta(s.S, normalised(silu(k[t])), silu(v[t]), sigmoid(a.b[t]))
+        read = s.S.T @ normalised(silu(q[t])) / math.sqrt(a.q.shape[1])
+        o.append(a.gain * read / np.sqrt((read * read).mean() + 1e-6))
     return (o,)
 
 
@@ -539,11 +585,12 @@ def ttt_muon(a, s, batch=16, rate=0.1) -> Outputs:
 Loop = Callable[[Names, Names], Outputs]
 
 EXAMPLES: tuple[Loop, ...] = (
-    linear_attention, based, retnet, gla, hgrn2, mamba2, rwkv6, gated_slot_attention, mlstm,
-    delta_net, gated_delta_rule, conv_gated_delta_rule, delta_product, rwkv7, gated_oja_rule, mamba,
-    mamba3, exponential_moving_average, min_gru, rg_lru, hgrn, lru, s4d, s5, h3, decayed_max,
-    log_sum_exp, rwkv4, short_convolution, rational_transfer_function, linear_state_space,
-    hippo_legs, kalman_filter, elman_rnn, gru, lstm, slstm, titans, ttt_linear, ttt_mlp, ttt_muon,
+    linear_attention, based, retnet, xpos_retention, gla, hgrn2, mamba2, rwkv6,
+    gated_slot_attention, mlstm, mlstm_sigmoid, delta_net, delta_net_block, gated_delta_rule,
+    gated_delta_net, conv_gated_delta_rule, delta_product, rwkv7, gated_oja_rule, mamba, mamba3,
+    exponential_moving_average, min_gru, rg_lru, hgrn, lru, s4d, s5, h3, decayed_max, log_sum_exp,
+    rwkv4, short_convolution, rational_transfer_function, linear_state_space, hippo_legs,
+    kalman_filter, elman_rnn, gru, lstm, slstm, titans, ttt_linear, ttt_mlp, ttt_muon,
 )  # fmt: skip
 
 LOOPS: dict[str, Loop] = {loop.__name__: loop for loop in EXAMPLES}

@@ -18,12 +18,14 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 T = 24
 
 
-def ran(name: str, **changed: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+def ran(
+    name: str, scalars: dict[str, float] | None = None, **changed: Tensor
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """Outputs and arguments of an example, one batch and one head, both axes taken away."""
     (recurrence,) = check(read_source(EXAMPLES / f"{name}.scan")).recurrences
     layout = Layout(batch=1, time=T, heads=1)
     tensors = draw(recurrence, layout=layout, dtype=torch.float64).tensors | changed
-    outputs = interpret(recurrence, tensors).outputs
+    outputs = interpret(recurrence, tensors, scalars=scalars).outputs
     inputs = {x.name for x in recurrence.inputs}
     plain = {n: x[0, :, 0] if n in inputs else x[0] for n, x in tensors.items()}
     return tuple(x[0, :, 0] for x in outputs), plain
@@ -51,6 +53,63 @@ def test_retnet_is_masked_attention() -> None:
     (o,), a = ran("retnet")
     mask = weights(a["gamma"].log().expand(T))
     same(o, (a["q"] @ a["k"].T * mask * a["q"].shape[-1] ** -0.5) @ a["v"])
+
+
+def test_xpos_retention_depends_on_distances_only() -> None:
+    """The parallel form of the paper: queries and keys turned by their positions, then a mask."""
+    (o,), a = ran("xpos_retention")
+    turn = torch.polar(torch.ones(1, dtype=torch.float64), torch.arange(T)[:, None] * a["theta"])
+    q = torch.complex(a["q_re"], a["q_im"]) * turn
+    k = torch.complex(a["k_re"], a["k_im"]) * turn
+    mask = weights(a["gamma"].log().expand(T))
+    same(o, ((q @ k.conj().T).real * mask * (2 * q.shape[1]) ** -0.5) @ a["v"])
+
+
+def test_mlstm_sigmoid_is_masked_attention() -> None:
+    (h,), a = ran("mlstm_sigmoid")
+    mask = weights(torch.nn.functional.logsigmoid(a["f"])) * a["i"].sigmoid()
+    same(h, (a["q"] @ a["k"].T * mask * a["q"].shape[1] ** -0.5) @ a["v"])
+
+
+def unit(x: Tensor) -> Tensor:
+    return x / (x.square().sum(1, keepdim=True) + 1e-6).sqrt()
+
+
+def convolved(x: Tensor, w: Tensor) -> Tensor:
+    """SiLU of a causal depthwise convolution, `w` newest first."""
+    padded = torch.nn.functional.pad(x.T, (w.shape[1] - 1, 0))
+    out = torch.nn.functional.conv1d(padded[None], w.flip(1)[:, None], groups=len(w))
+    return torch.nn.functional.silu(out[0].T)
+
+
+def products_of_transitions(a: dict[str, Tensor], gate: Tensor, beta: Tensor, k: Tensor) -> Tensor:
+    """States of the gated delta rule as sums over writes, each under the later transitions."""
+    eye = torch.eye(k.shape[1], dtype=torch.float64)
+    moves = [g * (eye - b * torch.outer(x, x)) for g, b, x in zip(gate, beta, k, strict=True)]
+    states = []
+    for t in range(T):
+        total, product = torch.zeros(k.shape[1], a["v"].shape[1], dtype=torch.float64), eye
+        for j in range(t, -1, -1):
+            total = total + product @ torch.outer(k[j], beta[j] * a["v"][j])
+            product = product @ moves[j]
+        states.append(total)
+    return torch.stack(states)
+
+
+@pytest.mark.parametrize("beta_max", [1.0, 2.0])
+def test_gated_delta_net_is_a_sum_over_products_of_transitions(beta_max: float) -> None:
+    (o,), a = ran("gated_delta_net", scalars={"beta_max": beta_max})
+    gate = (1 + (a["a"] + a["dt_bias"]).exp()) ** -a["A_log"].exp()
+    S = products_of_transitions(a, gate, beta_max * a["b"].sigmoid(), unit(a["k"]))
+    same(o, torch.einsum("tk,tkv->tv", unit(a["q"]), S) * a["q"].shape[1] ** -0.5)
+
+
+def test_delta_net_block_is_convolutions_then_the_delta_rule() -> None:
+    (o,), a = ran("delta_net_block")
+    q, k, v = (convolved(a[n], a[f"w{n}"]) for n in "qkv")
+    S = products_of_transitions({"v": v}, torch.ones(T), a["b"].sigmoid(), unit(k))
+    read = torch.einsum("tk,tkv->tv", unit(q), S) * q.shape[1] ** -0.5
+    same(o, torch.nn.functional.rms_norm(read, (read.shape[1],), a["gain"], 1e-6))
 
 
 def test_mamba2_is_masked_attention() -> None:
@@ -118,9 +177,7 @@ def test_gru_is_that_of_torch() -> None:
 
 def test_short_convolution_is_conv1d_reversed() -> None:
     (y,), a = ran("short_convolution")
-    padded = torch.nn.functional.pad(a["x"].T, (3, 0))
-    out = torch.nn.functional.conv1d(padded[None], a["w"].flip(1)[:, None], groups=len(a["w"]))
-    same(y, torch.nn.functional.silu(out[0].T))
+    same(y, convolved(a["x"], a["w"]))
 
 
 def test_s4d_is_a_convolution() -> None:
