@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from scandsl.ir.nodes import Dims, Input, Inverse, Load, Param, Ref, Scalar, Scores, Value
+from scandsl.kernels.order import in_order
 from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.split import reach, split
 from scandsl.kernels.tiling import tile
@@ -109,11 +110,12 @@ def _kernel(
         whole += [s.value for s in stores]
     tiling = tile(program, refs, whole)
     cut = replace(program, values=tiling.values)
+    wanted = [*(s.value for s in stores), *(c.next for c in carries)]
     return Kernel(
         name=name,
         program=cut,
         loop=loop,
-        refs=tuple(range(len(cut.values))),
+        refs=in_order(cut.values, [tiling.moved[r] for r in wanted]),
         inputs=_names(values, Input),
         params=_names(values, Param),
         scalars=_names(values, Scalar),

@@ -549,7 +549,7 @@ class KernelRenderer:
             *self._tiles(),
             *self._start_carries(),
             "chunks = (length + CHUNK - 1) // CHUNK",
-            "for step in range(chunks):",
+            "for step in tl.range(0, chunks, disable_licm=True):",  # addresses kept would spill
         ]
         inner = [
             f"n = {walk}",
