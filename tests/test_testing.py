@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 from scandsl.diagnostics import Source
 from scandsl.driver import check
 from scandsl.ir.nodes import Recurrence
+from scandsl.loader import load
 from scandsl.reference import interpret
 from scandsl.testing.compare import Run, relative_rms, runs, standard_cases, state_names
 from scandsl.testing.data import LIMIT, SLOPE, Layout, draw
-from scandsl.testing.interpreter import interpreting, nearest_bfloat16, round_to_nearest
+from scandsl.testing.interpreter import interpreting, mend, nearest_bfloat16
 from scandsl.testing.tolerances import Role, tolerance
 
 SPEC = """\
@@ -196,8 +198,29 @@ def test_bfloat16_is_rounded_as_torch_rounds() -> None:
 
 @pytest.mark.skipif(not interpreting(), reason="kernels run on a GPU")
 def test_interpreted_kernels_round_to_nearest() -> None:
-    round_to_nearest()
-    from tests import rounding_kernel
+    mend()
+    from tests import bfloat16_kernels
 
     x = torch.randn(128, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(rounding_kernel.rounded(x), x.to(torch.bfloat16))
+    assert torch.equal(bfloat16_kernels.rounded(x), x.to(torch.bfloat16))
+
+
+@pytest.mark.skipif(not interpreting(), reason="kernels run on a GPU")
+def test_interpreted_products_take_bfloat16() -> None:
+    mend()
+    from tests import bfloat16_kernels
+
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 16, 16, generator=generator).to(torch.bfloat16)
+    torch.testing.assert_close(bfloat16_kernels.product(a, b), a.float() @ b.float())
+
+
+@pytest.mark.skipif(not interpreting(), reason="kernels run on a GPU")
+def test_modules_are_judged_with_rounded_operands(gated: Recurrence, tmp_path: Path) -> None:
+    (tmp_path / "gated.scan").write_text(SPEC, encoding="utf-8")
+    module = load(tmp_path / "gated.scan")
+    assert module._BFLOAT16_INTERPRETED is False
+    (case, _) = standard_cases(gated, 5)
+    wanted = {"only": ("triton",), "dtypes": (torch.bfloat16,)}
+    assert all(run.ok for run in runs(gated, module, (case,), **wanted))
+    assert module._BFLOAT16_INTERPRETED is True

@@ -18,7 +18,7 @@ from torch import Tensor
 from scandsl.ir.nodes import Dims, Recurrence, memories, uses_time
 from scandsl.reference import interpret
 from scandsl.testing.data import Data, Layout, draw
-from scandsl.testing.interpreter import interpreting, round_to_nearest
+from scandsl.testing.interpreter import interpreting, mend
 from scandsl.testing.tolerances import ZERO, Role, tolerance
 
 STEP = "step"  # decoding token by token, beside the module's own backends
@@ -121,7 +121,7 @@ def runs(
     names = [*backends(module, recurrence.name), STEP]
     chosen = [n for n in names if n in only] if only else names
     if "triton" in chosen and interpreting():
-        round_to_nearest()
+        mend(module)
     for case in cases:
         for dtype in dtypes:
             todo = [b for b in chosen if _applies(b, case, dtype)]
