@@ -15,7 +15,17 @@ from scandsl.driver import check
 from scandsl.ir.nodes import Recurrence
 from scandsl.loader import load
 from scandsl.reference import interpret
-from scandsl.testing.compare import Run, relative_rms, runs, standard_cases, state_names
+from scandsl.testing.compare import (
+    FEW,
+    Run,
+    Verdict,
+    doubtful,
+    pooled,
+    relative_rms,
+    runs,
+    standard_cases,
+    state_names,
+)
 from scandsl.testing.data import LIMIT, SLOPE, Layout, draw
 from scandsl.testing.interpreter import interpreting, mend, nearest_bfloat16
 from scandsl.testing.tolerances import Role, tolerance
@@ -224,3 +234,28 @@ def test_modules_are_judged_with_rounded_operands(gated: Recurrence, tmp_path: P
     wanted = {"only": ("triton",), "dtypes": (torch.bfloat16,)}
     assert all(run.ok for run in runs(gated, module, (case,), **wanted))
     assert module._BFLOAT16_INTERPRETED is True
+
+
+# ---------------------------------------------------------------- few numbers
+
+
+def _run(*verdicts: tuple[float, float, int]) -> Run:
+    """Errors, scales and counts, all against a bound of 0.01."""
+    found = (Verdict("x", Role.GATE, e, 0.01, s, n) for e, s, n in verdicts)
+    return Run("scan", "case", "torch", torch.bfloat16, tuple(found))
+
+
+def test_few_numbers_are_judged_over_several_draws() -> None:
+    unlucky, usual = _run((0.5, 0.01, 1)), _run((0.004, 1.0, 1))
+    assert doubtful(unlucky) and not unlucky.ok
+    together = pooled([unlucky, *[usual] * 7])
+    assert together.ok and together.verdicts[0].count == 8
+    assert not pooled([_run((0.5, 0.01, 1)), *[_run((0.5, 1.0, 1))] * 7]).ok
+    assert not pooled([unlucky, *[usual] * 6, _run((math.nan, 1.0, 1))]).ok
+    assert not pooled([unlucky, *[usual] * 6, _run((math.inf, 1.0, 1))]).ok
+
+
+def test_many_numbers_are_judged_in_every_draw() -> None:
+    assert not doubtful(_run((0.5, 1.0, FEW))) and not doubtful(_run((0.5, 1.0, 1), (0.5, 1, FEW)))
+    mixed = [_run((0.5, 0.01, 1), (0.0, 1.0, FEW)), _run((0.0, 1.0, 1), (0.5, 1.0, FEW))]
+    assert not pooled(mixed).ok
