@@ -103,9 +103,12 @@ def commented(text: str, width: int = TEXT_WIDTH) -> list[str]:
     lines: list[str] = []
     for raw in text.split("\n"):
         line = "".join(c if c.isprintable() else " " for c in raw.expandtabs(4)).rstrip()
+        lead = " " * min(len(line) - len(line.lstrip()), width // 4)
         while len(line) > width - 2:
-            lines.append("# " + line[: width - 2].rstrip())
-            line = "    " + line[width - 2 :].strip()
+            cut = line.rfind(" ", width // 2, width - 1)
+            cut = width - 2 if cut < 0 else cut
+            lines.append(("# " + line[:cut]).rstrip())
+            line = lead + "    " + line[cut:].strip()
         lines.append(("# " + line).rstrip())
     return lines
 

@@ -305,7 +305,7 @@ class _Section:
         for component in self.program.components:
             states = ", ".join((*component.states, *component.memories)) or "no state"
             line = f"{states}: {component.transition.value}; {component.form.value} form"
-            out += commented(f"{line}: {component.reason}" if component.reason else line, 100)
+            out += commented(f"{line}: {component.reason}" if component.reason else line)
         return out
 
     def _state_class(self) -> str:
