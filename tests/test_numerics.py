@@ -1,8 +1,7 @@
-"""Decays of every size in float32: the chunked form against float64, beside the loop in float32."""
+"""Decays of every size, in short: digits in float64, factors of any size and sign."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import pytest
@@ -19,19 +18,7 @@ from tests.generated import ROOT
 
 TIME, SIZE = 400, 16
 FLOOR = 1e-9  # an error that is none, whatever the loop's is
-GATES = {  # low, high, share of resets
-    "wide": (-50.0, 0.0, 0.0),
-    "mild": (-5.0, 0.0, 0.0),
-    "steep": (-50.0, -10.0, 0.0),
-    "resets": (-5.0, 0.0, 0.1),
-}
-SCANS = [
-    ("examples/simple_gla.scan", "simple_gla", "g"),
-    ("examples/gated_delta_rule.scan", "gated_delta_rule", "g"),
-    ("examples/gla.scan", "gla", "g"),
-    ("examples/kimi_delta_attention.scan", "kimi_delta_attention", "g"),
-    ("tests/specs/decays.scan", "value_decay", "g"),
-]
+GATES = {"wide": -50.0, "mild": -5.0}  # the least, the greatest is 0
 
 
 def values_and_gradients(
@@ -55,28 +42,9 @@ def gated(recurrence: Recurrence, gate: str, kind: str) -> dict[str, Tensor]:
     sizes = {d.name: SIZE for d in recurrence.dims if d.size is None and d.base is None}
     layout = Layout(batch=1, time=TIME, heads=1)
     tensors = draw(recurrence, sizes, layout, dtype=torch.float32).tensors
-    low, high, resets = GATES[kind]
     generator = torch.Generator().manual_seed(2)
-    shape = tensors[gate].shape
-    drawn = torch.rand(shape, generator=generator) * (high - low) + low
-    reset = torch.rand(shape, generator=generator) < resets
-    tensors[gate] = torch.where(reset, -math.inf, drawn)
+    tensors[gate] = GATES[kind] * (1 - torch.rand(tensors[gate].shape, generator=generator))
     return tensors
-
-
-@pytest.mark.parametrize("kind", GATES)
-@pytest.mark.parametrize(("file", "name", "gate"), SCANS)
-def test_no_worse_than_twice_the_loop(file: str, name: str, gate: str, kind: str) -> None:
-    recurrence = next(r for r in check(read_source(ROOT / file)).recurrences if r.name == name)
-    tensors = gated(recurrence, gate, kind)
-    true = values_and_gradients(recurrence, tensors, torch.float64, None)
-    loop = values_and_gradients(recurrence, tensors, torch.float32, None)
-    function = getattr(load(ROOT / file), name)
-    chunk = values_and_gradients(recurrence, tensors, torch.float32, function)
-    for key, want in true.items():
-        assert bool(chunk[key].isfinite().all()), key
-        bound = 2 * relative_rms(loop[key], want) + FLOOR
-        assert relative_rms(chunk[key], want) <= bound, key
 
 
 def test_float64_keeps_its_digits() -> None:
