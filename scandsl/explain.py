@@ -11,7 +11,7 @@ from scandsl.analysis.program import Form, Stage
 from scandsl.analysis.report import Json, describe, report
 from scandsl.analysis.show import show
 from scandsl.kernels.backward import backward_program, cotangent_stores
-from scandsl.kernels.chunk import chunk_program
+from scandsl.kernels.chunk_pairs import real_chunks, real_declarations
 from scandsl.kernels.cost import Setting, compulsory_bytes, kernel_cost, setting
 from scandsl.kernels.schedule import Kernel, schedule
 from scandsl.plan import Plan
@@ -107,7 +107,7 @@ def _stage_lines(plan: Plan, stage: Stage, number: int) -> list[str]:
 
 
 def _kernel_lines(plan: Plan) -> list[str]:
-    recurrence = plan.program.recurrence
+    recurrence = real_declarations(plan.program.recurrence)
     at = setting(recurrence, SIZE, ITEM)
     out = []
     out.append(f"kernels (bytes and operations per token and head; sizes {SIZE}, bfloat16):")
@@ -118,8 +118,7 @@ def _kernel_lines(plan: Plan) -> list[str]:
 
 def _schedules(plan: Plan) -> dict[str, tuple[Kernel, ...]]:
     """The kernels of both directions; of the forward's two schedules those that the plan allows."""
-    recurrence = plan.program.recurrence
-    forward = chunk_program(plan.program, late=True)
+    recurrence, forward = real_chunks(plan.program, late=True)
     backward = backward_program(forward, recurrence.inputs, recurrence.params).program
     out = {
         name: schedule(forward, fused=wanted == "fused")
@@ -130,7 +129,7 @@ def _schedules(plan: Plan) -> dict[str, tuple[Kernel, ...]]:
 
 
 def _direction(plan: Plan, direction: str, kernels: tuple[Kernel, ...], at: Setting) -> list[str]:
-    recurrence = plan.program.recurrence
+    recurrence = real_declarations(plan.program.recurrence)
     costs = [kernel_cost(recurrence, k, at) for k in kernels]
     floor = compulsory_bytes(recurrence, at, direction == "backward")
     total = sum(c.read + c.written for c in costs)
@@ -150,7 +149,7 @@ def _direction(plan: Plan, direction: str, kernels: tuple[Kernel, ...], at: Sett
 
 
 def _kernels(plan: Plan) -> Json:
-    recurrence = plan.program.recurrence
+    recurrence = real_declarations(plan.program.recurrence)
     at = setting(recurrence, SIZE, ITEM)
     data: Json = {"size": SIZE, "dtype": "bfloat16", "chunk": at.chunk}
     for direction, kernels in _schedules(plan).items():

@@ -105,10 +105,12 @@ class Replay:
     def _after(self, before: Ref, event: object) -> Ref:
         b, build = self.b, self.build
         match event:
-            case Decay(_, factor, log, _):
+            case Decay(_, factor, log, _, angle):
                 by = build(factor)
                 if log is not None:  # the logarithm is what the kernels use
                     by = b.exp(build(log))
+                if angle is not None:
+                    by = b.mul(by, b.exp(b.make_complex(b.const(0.0), build(angle))))
                 return b.mul(by, before)
             case Update(_, p, probe, strength):
                 term = b.mul(build(p), build(probe))

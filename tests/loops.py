@@ -302,17 +302,17 @@ def mamba(a, s) -> Outputs:
 
 
 def mamba3(a, s) -> Outputs:
-    before = s.Bx_lag[0].T  # the memory is [P, N], as the spec names P first
+    br, bi, x = s.Br_lag[0], s.Bi_lag[0], s.x_lag[0]
     y = []
     for t in steps(a.x):
         d = softplus(a.dt[t] + a.dt_bias)
         decay = exp(d * (-exp(a.A_log) + 1j * a.theta[t]))
         now = outer(a.Br[t] + 1j * a.Bi[t], a.x[t])
-        old = (1 - a.lam[t]) * d * decay[:, None] * before
+        old = (1 - a.lam[t]) * d * decay[:, None] * outer(br + 1j * bi, x)
         s.h = np.diag(decay) @ s.h + old + a.lam[t] * d * now
-        before = now
+        br, bi, x = a.Br[t], a.Bi[t], a.x[t]
         y.append(((a.Cr[t] + 1j * a.Ci[t]) @ s.h).real + a.D * a.x[t])
-    s.Bx_lag = before.T[None]
+    s.Br_lag, s.Bi_lag, s.x_lag = br[None], bi[None], x[None]
     return (y,)
 
 

@@ -66,12 +66,19 @@ class _Fault:
 def chained(program: Program) -> Program:
     """The program as a chain of stages, if it is one."""
     complex_ = any(v.kind is Kind.COMPLEX for v in program.recurrence.values)
-    if program.form is Form.CHUNK and not complex_:
+    if program.form is Form.CHUNK and (not complex_ or _turning(program)):
         return program
     found = _Cutter(program).run()
     if isinstance(found, Program):
         return found
     return _in_one_piece(program, found)
+
+
+def _turning(program: Program) -> bool:
+    """Whether a complex state is carried out in chunks: complex values are pairs there."""
+    complex_ = {s.name for s in program.recurrence.states if s.kind is Kind.COMPLEX}
+    chunked = [c for c in program.components if c.form is Form.CHUNK]
+    return any(complex_ & set(c.states) for c in chunked)
 
 
 def _in_one_piece(program: Program, fault: _Fault) -> Program:
@@ -197,11 +204,13 @@ class _Cutter:
         outputs = [o.value for o in self.recurrence.outputs]
         live = self._live([*outputs, *(r for found in roots for r in found)])
         forced = self._forced(plan)
-        if any(form is Form.CHUNK for form, _ in plan):
+        turning = _turning(self.program)
+        if any(form is Form.CHUNK for form, _ in plan) and not turning:
             forced[0] |= {r for r in live if not self.level[r] and self._leaves_complex(r)}
         for ref in sorted(live):
             level = self.level[ref]
-            if level and plan[level - 1][0] is Form.CHUNK and self._is_complex(ref):
+            chunked = level > 0 and plan[level - 1][0] is Form.CHUNK
+            if chunked and self._is_complex(ref) and not turning:
                 return _Fault(f"`{show(self.values, ref)}` is complex; chunks are real", ref)
         pieces = []
         for level, (form, mask) in enumerate([(Form.MAP, 0), *plan]):

@@ -354,8 +354,8 @@ def moved(event: Event, new: dict[Ref, Ref]) -> Event:
         return None if ref is None else new[ref]
 
     match event:
-        case Decay(_, factor, log, _):
-            return replace(event, factor=new[factor], log=at(log))
+        case Decay(_, factor, log, _, angle):
+            return replace(event, factor=new[factor], log=at(log), angle=at(angle))
         case Probe(_, w, _, result):
             return replace(event, w=new[w], result=new[result])
         case Update(_, p, probe, strength):

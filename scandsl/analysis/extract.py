@@ -63,8 +63,8 @@ def taken(events: Sequence[Event]) -> tuple[Ref, ...]:
     found: list[Ref | None] = []
     for event in events:
         match event:
-            case Decay(_, factor, log):
-                found += [log, factor if factors else None]
+            case Decay(_, factor, log, _, angle):
+                found += [log, factor if factors else None, angle]
             case Probe(_, w):
                 found.append(w)
             case Update(_, p, _, strength):

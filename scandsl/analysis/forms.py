@@ -96,9 +96,11 @@ def _numeric_words(component: Component) -> str:
     decays = [e for e in component.events if isinstance(e, Decay)]
     if not decays:
         return ""
+    turns = any(e.angle is not None for e in decays)
+    words = "; rotations go to the vectors, by angles summed within a chunk" if turns else ""
     if any(e.log is None for e in decays):
-        return "; decays that may be zero or negative as products of factors"
-    return "; decays as sums of logarithms, running outward"
+        return f"{words}; decays that may be zero or negative as products of factors"
+    return f"{words}; decays as sums of logarithms, running outward"
 
 
 # ---------------------------------------------------------------- one component
@@ -133,13 +135,43 @@ def _class_fault(recurrence: Recurrence, component: Component) -> Fault | None:
         detail = f" ({component.reason})" if component.reason else ""
         return Fault(later + detail, component.culprit)
     vector = component.transition is Transition.ELEMENTWISE and not component.contracted
-    if component.transition not in _CHUNKED and not vector:
+    state = next(s for s in recurrence.states if s.name == component.states[0])
+    matrix = component.contracted and component.free and component.events
+    turning = component.transition is Transition.ROTATION and matrix
+    if component.transition not in _CHUNKED and not vector and not turning:
         culprit = next((_weight(e) for e in component.events if _marks(e)), None)
         text = "" if culprit is None else f" (`{show(recurrence.values, culprit)}`)"
         return Fault(later + text, culprit)
-    state = next(s for s in recurrence.states if s.name == component.states[0])
-    if state.kind is not Kind.REAL:
-        return Fault(f"state `{state.name}` is {state.kind.value}; chunks take real states")
+    if state.kind is Kind.REAL:
+        return None
+    if state.kind is Kind.COMPLEX and matrix:
+        return _turn_fault(recurrence, component)
+    return Fault(f"state `{state.name}` is {state.kind.value}; chunks take real states")
+
+
+def _turn_fault(recurrence: Recurrence, component: Component) -> Fault | None:
+    """Why the rotations of a complex state do not go over to its vectors.
+
+    A rotation along the free side goes to what is written and read; an update would carry it from
+    one moment of the step to another.
+    """
+    values = recurrence.values
+    probed = any(isinstance(e, Probe) for e in component.events)
+    sides = [set(component.contracted)] + ([] if probed else [set(component.free)])
+    for event in component.events:
+        if not isinstance(event, Decay):
+            continue
+        text = f"`{show(values, event.factor)}`"
+        if values[event.factor].kind is Kind.COMPLEX:
+            return Fault(f"modulus and angle of {text} are not written apart", event.factor)
+        if event.angle is None:
+            continue
+        if not any(set(values[event.angle].dims) <= side for side in sides):
+            along = ", ".join(values[event.angle].dims)
+            text = f"`{show(values, event.angle)}`"
+            return Fault(f"the angle {text} differs along [{along}]", event.angle)
+        if _masked(recurrence, event.angle):
+            return Fault(f"the angle {text} depends on an `every` block", event.angle)
     return None
 
 
@@ -217,8 +249,8 @@ def _masked(recurrence: Recurrence, ref: Ref) -> bool:
 def event_operands(event: Event) -> tuple[Ref, ...]:
     """The values that an event takes (not its result)."""
     match event:
-        case Decay(_, factor, log):
-            found: tuple[Ref | None, ...] = (factor, log)
+        case Decay(_, factor, log, _, angle):
+            found: tuple[Ref | None, ...] = (factor, log, angle)
         case Probe(_, w):
             found = (w,)
         case Update(_, p, _, strength):

@@ -27,6 +27,7 @@ from scandsl.analysis.program import (
 )
 from scandsl.analysis.rewrite import Copier, prune
 from scandsl.analysis.structure import Finding, affine_class, group_class
+from scandsl.analysis.turn import Polars
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Dims, Recurrence, Ref
 
@@ -93,19 +94,21 @@ def _moved(draft: _Draft, new: dict[Ref, Ref]) -> _Draft:
 
 
 def _with_logs(recurrence: Recurrence, drafts: list[_Draft]) -> tuple[Recurrence, list[_Draft]]:
-    """Add the logarithm of every decay that has one."""
+    """Add the logarithm of every decay that has one, and the angle of a complex one."""
     builder = Builder(recurrence.dims, recurrence.values)
     logs = Logs(builder, {t.name: t for t in (*recurrence.inputs, *recurrence.params)})
-    out = [
-        replace(
-            draft,
-            events=tuple(
-                replace(e, log=logs.log(e.factor)) if isinstance(e, Decay) else e
-                for e in draft.events
-            ),
-        )
-        for draft in drafts
-    ]
+    polars = Polars(logs)
+
+    def known(event: Event) -> Event:
+        if not isinstance(event, Decay):
+            return event
+        found = polars.polar(event.factor)
+        if found is None:
+            return event
+        dims = builder.dims_of(found.modulus)
+        return replace(event, factor=found.modulus, log=found.log, dims=dims, angle=found.angle)
+
+    out = [replace(draft, events=tuple(known(e) for e in draft.events)) for draft in drafts]
     return replace(recurrence, values=tuple(builder.values)), out
 
 

@@ -18,13 +18,15 @@ from scandsl.ir.nodes import Dims, Recurrence, Ref
 class Decay:
     """`S ← factor ∘ S`.  `log` is a value equal to the logarithm of the factor, if one is proved.
 
-    `log` is `None` where the factor may be negative or zero, so that no logarithm exists.
+    `log` is `None` where the factor may be negative or zero, so that no logarithm exists.  With an
+    `angle` it is `S ← factor exp(i angle) ∘ S`; `dims` are those of the factor.
     """
 
     state: str
     factor: Ref
     log: Ref | None
     dims: Dims
+    angle: Ref | None = None
 
 
 @dataclass(frozen=True, slots=True)

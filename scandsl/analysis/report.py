@@ -67,10 +67,11 @@ def event_data(values: Sequence[Value], event: Event) -> Json:
         return None if ref is None else show(values, ref)
 
     match event:
-        case Decay(state, factor, log, dims):
+        case Decay(state, factor, log, dims, angle):
+            turn = {} if angle is None else {"angle": text(angle)}
             return {
                 "event": "decay", "state": state, "factor": text(factor), "log": text(log),
-                "dims": list(dims),
+                "dims": list(dims), **turn,
             }  # fmt: skip
         case Probe(state, w, over, result):
             return {
@@ -104,9 +105,10 @@ def event_text(values: Sequence[Value], event: Event) -> str:
         return f"({found})" if " + " in found or " - " in found[1:] else found
 
     match event:
-        case Decay(state, by, log, _):
+        case Decay(state, by, log, _, angle):
             known = "" if log is None else f"    (log: {text(log)})"
-            return f"decay   {state} ← {factor(by)} ∘ {state}{known}"
+            turn = "" if angle is None else f" exp(i {factor(angle)})"
+            return f"decay   {state} ← {factor(by)}{turn} ∘ {state}{known}"
         case Probe(state, w, over, _):
             return f"probe   u = {factor(w)} @[{', '.join(over)}] {state}"
         case Update(state, p, _, strength):

@@ -394,15 +394,17 @@ class Builder:
         self, q: Ref, k: Ref, a: Ref, row: str, column: str, over: str, factors: bool = False
     ) -> Ref:
         """Decayed products of the rows of `q` with the earlier rows of `k`."""
-        op = Scores(q, k, a, row, column, over, factors)
-        return self.emit(op, (row, column), self.kind_of(q))
+        kind = max(self.kind_of(q), self.kind_of(k), key=_RANK.__getitem__)
+        op = Scores(self.cast(q, kind), self.cast(k, kind), a, row, column, over, factors)
+        return self.emit(op, (row, column), kind)
 
     def spread(
         self, m: Ref, x: Ref, a: Ref, row: str, column: str, over: str, factors: bool = False
     ) -> Ref:
         """Sums of the earlier rows of `x`, decayed, with the weights `m`."""
-        op = Spread(m, x, a, row, column, over, factors)
-        return self.emit(op, (row, over), self.kind_of(x))
+        kind = max(self.kind_of(m), self.kind_of(x), key=_RANK.__getitem__)
+        op = Spread(self.cast(m, kind), self.cast(x, kind), a, row, column, over, factors)
+        return self.emit(op, (row, over), kind)
 
     def infinity(self, negative: bool = False) -> Ref:
         """±∞."""

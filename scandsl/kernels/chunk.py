@@ -110,8 +110,8 @@ class _Lifter:
                     out.append(w)
                 case Read():
                     pass
-                case Decay(_, factor, log):
-                    out.append(factor if log is None else log)
+                case Decay(_, factor, log, _, angle):
+                    out += [factor if log is None else log, angle]
         return tuple(r for r in out if r is not None)
 
     def _lift_one(self, ref: Ref) -> Ref:

@@ -20,7 +20,8 @@ before the states are; added up (`late`), one product with the inverse is enough
 A decay with one number per entry of the dimension that an observer sums over stands inside the sum
 `q_i · b_j` (`Scores`); one along the other dimension weighs what it sees of each row (`Spread`). In
 both, decays that belong to one row alone go to the vectors.  A read may sum over either dimension;
-probes have to sum over the same.  How stretches of decays are computed, `kernels.decays` says.
+probes have to sum over the same.  How stretches of decays are computed, `kernels.decays` says; that
+rotations of a complex state are moved into the vectors, `kernels.turns`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Binary, Cast, Dims, Ref, State, Unary
 from scandsl.kernels.decays import Decays
 from scandsl.kernels.program import COLUMN, INNER, ROW
+from scandsl.kernels.turns import Turns
+from scandsl.kernels.turns import turns as turns_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class MatrixState:
         self.key_decays, self.value_decays, self.plain = self._decays()
         self._terms: list[Term] | None = None
         self._solved: dict[Term, Affine] | None = None
+        self._turns: tuple[Turns, Turns] | None = None
 
     # ------------------------------------------------------------ small pieces
 
@@ -126,6 +130,27 @@ class MatrixState:
             return made([*key, *joined]), made(value) if value else None, made(apart)
         return None, made([*value, *joined]) if value else None, made(apart)
 
+    # ------------------------------------------------------------ rotations
+
+    def turns(self) -> tuple[Turns, Turns]:
+        """The rotations along the contracted side and along the free one."""
+        if self._turns is None:
+            found = turns_of(self.b, self.events, self.contracted, self.rows, self.row)
+            self._turns = found
+        return self._turns
+
+    def _observing(self, place: int, q: Ref | None, over: Dims) -> Ref | None:
+        """A query as it meets the state in the turning frame."""
+        key, free = self.turns()
+        side = key if set(over) == set(self.contracted) else free
+        return None if q is None else side.observing(q, place)
+
+    def _observed_turned(self, place: int, result: Ref, over: Dims) -> Ref:
+        """What a query saw, out of the turning frame."""
+        key, free = self.turns()
+        side = free if set(over) == set(self.contracted) else key
+        return side.observing(result, place)
+
     # ------------------------------------------------------------ terms
 
     def terms(self) -> list[Term]:
@@ -135,7 +160,7 @@ class MatrixState:
             for place, event in enumerate(self.events):
                 match event:
                     case Write(_, b, x):
-                        self._add(place, b, self.rows(x), None)
+                        self._add(place, b, self.turns()[1].written(self.rows(x), place), None)
                     case Update(_, p, probe):
                         self._add(place, p, None, probe)
                     case _:
@@ -148,6 +173,7 @@ class MatrixState:
         base: Ref | None = None
         if vector is not None:
             factor, base = self._split(self.rows(vector))
+            base = self.turns()[0].written(base, place)
         known = None if value is None else b.mul(value, factor)
         row_factor = b.expand(factor, (ROW,))
         unknown = () if probe is None else ((probe, row_factor),)
@@ -174,6 +200,9 @@ class MatrixState:
         free = {ROW}
         while True:
             op = b.values[vector].op
+            if isinstance(op, Cast):  # of a real vector, for a complex state
+                vector = b.expand(op.x, b.dims_of(vector))
+                continue
             if isinstance(op, Unary) and op.fn == "neg":
                 factor, vector = b.neg(factor), op.x
                 continue
@@ -284,12 +313,17 @@ class MatrixState:
     def read(self, event: Read) -> Ref:
         """The result of a read, for all rows."""
         q = None if event.q is None else self.rows(event.q)
-        return self._observed(self._place(event), q, event.over)
+        return self._result(self._place(event), q, event.over)
 
     def probe(self, result: Ref) -> Ref:
         """The result of a probe, for all rows."""
         event = self._probe(result)
-        return self._observed(self._place(event), self.rows(event.w), event.over)
+        return self._result(self._place(event), self.rows(event.w), event.over)
+
+    def _result(self, place: int, q: Ref | None, over: Dims) -> Ref:
+        """What the step knows as the result of a read or a probe."""
+        seen = self._observed(place, self._observing(place, q, over), over)
+        return self._observed_turned(place, seen, over)
 
     def _observed(self, place: int, q: Ref | None, over: Dims) -> Ref:
         b = self.b
@@ -353,13 +387,20 @@ class MatrixState:
                     right[r] = self._sum(right[r], self._apply(coupling, right[s]))
         return dict(zip(terms, right, strict=True))
 
+    def _met(self, event: Probe) -> Ref:
+        """A probe's vector in the turning frame."""
+        found = self._observing(self._place(event), self.rows(event.w), event.over)
+        assert found is not None
+        return found
+
     def _right_side(self, term: Term) -> Affine:
         """`F`: what a term is made of beside the terms that hold probes."""
         b = self.b
         known, w = term.known, None
         for result, factor in term.unknown:
             event = self._probe(result)
-            place, vector = self._place(event), self.rows(event.w)
+            place = self._place(event)
+            vector = self._met(event)
             for other in self.terms():
                 if other.known is not None and not other.unknown:
                     seen = self._seen(place, vector, event.over, other, other.known)
@@ -377,7 +418,7 @@ class MatrixState:
         total: Ref | None = None
         for result, factor in term.unknown:
             event = self._probe(result)
-            place, w = self._place(event), self.rows(event.w)
+            place, w = self._place(event), self._met(event)
             matrix, own = self._response(place, w, event.over, other.base, other.place)
             if own is not None:
                 same = b.binary("eq", b.iota(ROW), b.iota(COLUMN))
@@ -425,4 +466,6 @@ class MatrixState:
                 value = b.where(self.row, value, b.const(0.0))
             added = b.sum(value, (ROW,)) if base is None else b.contract(base, value, (ROW,))
             total = b.add(total, b.expand(added, self.state.dims))
+        for turn in self.turns():
+            total = turn.ended(total)
         return b.expand(total, self.state.dims)

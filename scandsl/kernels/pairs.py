@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from scandsl.diagnostics import InternalError
 from scandsl.ir.builder import Builder
@@ -20,14 +21,19 @@ from scandsl.ir.nodes import (
     Dim,
     Every,
     Expand,
+    Input,
     Insert,
+    Inverse,
     Kind,
     Load,
     MakeComplex,
+    Param,
     Reduce,
     Ref,
     Rename,
+    Scores,
     Select,
+    Spread,
     Stack,
     StopGrad,
     Time,
@@ -83,7 +89,9 @@ class _Rewriter:
             return self._every(value.op.period), None
         if value.kind is not Kind.COMPLEX and not any(self._complex(r) for r in inner):
             return self._emit(value, [self.pairs[r][0] for r in inner]), None
-        return self._complex_pair(value)
+        re, im = self._complex_pair(value)  # one part may lack dimensions that the other has
+        dims = value.dims
+        return self.b.expand(re, dims), None if im is None else self.b.expand(im, dims)
 
     def _complex(self, ref: Ref) -> bool:
         return self.values[ref].kind is Kind.COMPLEX
@@ -103,12 +111,14 @@ class _Rewriter:
     def _complex_pair(self, value: Value) -> Pair:
         b = self.b
         match value.op:
-            case Load(name):
+            case Load(name) | Input(name) | Param(name):
                 first, second = (
-                    b.emit(Load(part), value.dims, Kind.REAL, varies=value.varies)
+                    b.emit(replace(value.op, name=part), value.dims, Kind.REAL, varies=value.varies)
                     for part in parts_of(name, Kind.COMPLEX)
                 )
                 return first, second
+            case Scores() | Spread() | Inverse():
+                return self._over_rows(value.op)
             case Cast(x):
                 return self.pairs[x][0], None
             case MakeComplex(re, im):
@@ -191,6 +201,45 @@ class _Rewriter:
         left = None if y[1] is None else times(x[0], y[1])
         right = None if x[1] is None else times(x[1], y[0])
         return re, self._sum(left, right)
+
+    def _over_rows(self, op: Scores | Spread | Inverse) -> Pair:
+        """What joins the rows of a chunk."""
+        match op:
+            case Scores(q, k, a):
+                return self._bilinear(self.pairs[q], self.pairs[k], self._scores(op, a))
+            case Spread(m, x, a):
+                return self._bilinear(self.pairs[m], self.pairs[x], self._spread(op, a))
+            case Inverse(x):
+                return self._inverse(op, self.pairs[x])
+
+    def _scores(self, op: Scores, a: Ref) -> Callable[[Ref, Ref], Ref]:
+        log = self.pairs[a][0]
+        return lambda q, k: self.b.scores(q, k, log, op.row, op.column, op.over, op.factors)
+
+    def _spread(self, op: Spread, a: Ref) -> Callable[[Ref, Ref], Ref]:
+        log = self.pairs[a][0]
+        return lambda m, x: self.b.spread(m, x, log, op.row, op.column, op.over, op.factors)
+
+    def _inverse(self, op: Inverse, x: Pair) -> Pair:
+        """`(A - iB)⁻¹`, with `A = 1 - re` and `B = im`, both triangles: two inverses of real ones.
+
+        With `P = A⁻¹` the real part is `X = (A + B P B)⁻¹`, the imaginary part `P B X`.
+        """
+        b, (re, im) = self.b, x
+        first = b.inverse(re, op.row, op.column, op.inner)
+        if im is None:
+            return first, None
+        below = b.binary("gt", b.iota(op.row), b.iota(op.column))
+        im = b.where(below, im, b.const(0.0))
+
+        def product(left: Ref, right: Ref) -> Ref:
+            moved = b.rename(right, [(op.row, op.column), (op.column, op.inner)])
+            return b.rename(b.contract(left, moved, (op.column,)), [(op.inner, op.column)])
+
+        half = product(first, im)
+        rest = b.sub(re, product(im, half))
+        real = b.inverse(rest, op.row, op.column, op.inner)
+        return real, product(half, real)
 
     def _quotient(self, x: Pair, y: Pair) -> Pair:
         b = self.b

@@ -17,7 +17,8 @@ from scandsl.render.form import Handed
 class ChunkForm:
     """One recurrence with its chunk programs; `arg` maps declared to Python names.
 
-    A stage of a chain is handed the sizes of its scan, and values of earlier stages.
+    A stage of a chain is handed the sizes of its scan, and values of earlier stages.  Outputs in
+    `wide` keep the compute dtype.
     """
 
     recurrence: Recurrence
@@ -26,6 +27,7 @@ class ChunkForm:
     forward: ChunkProgram
     backward: Backward
     handed: Handed | None = field(default=None, kw_only=True)
+    wide: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     @property
     def uses_time(self) -> bool:
@@ -128,9 +130,15 @@ class ChunkForm:
     def result_dtype(self, name: str, kind: Kind) -> str:
         """The dtype of an output, as text."""
         known = {Kind.INT: "torch.int64", Kind.BOOL: "torch.bool"}
+        if name in self.wide:
+            return self.compute_dtype()
         if self.passed is None:
             return known.get(kind, f"{self.first}.dtype")
         return known.get(kind, "sizes.dtype" if name in self.passed else "sizes.result")
+
+    def compute_dtype(self) -> str:
+        """The dtype that values are computed in, as text."""
+        return "dtype"
 
     def _size_of(self, dim: str) -> str:
         family = {d.name for d in self.recurrence.dims if dim in (d.name, d.base)}

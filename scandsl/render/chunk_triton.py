@@ -61,6 +61,10 @@ class ChunkTriton(ChunkForm):
 
     # ------------------------------------------------------------ pieces
 
+    def compute_dtype(self) -> str:
+        """The dtype that values are computed in, as text."""
+        return "torch.float32"
+
     def _shape(self, lead: Sequence[str], dims: Dims) -> str:
         parts = [*lead, *(self.size(d) for d in dims)]
         return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from scandsl.analysis.program import Form
 from scandsl.kernels.backward import backward_program
-from scandsl.kernels.chunk import chunk_program
+from scandsl.kernels.chunk_pairs import real_chunks
 from scandsl.plan import Plan
 from scandsl.render.chain_form import chain_forms
 from scandsl.render.chunk_form import ChunkForm
@@ -21,6 +21,7 @@ from scandsl.render.chunk_triton import ChunkTriton
 from scandsl.render.form import Handed, RenderedForm
 from scandsl.render.functions import FunctionPrinter
 from scandsl.render.lowering import Lowered
+from scandsl.render.paired_form import Paired, complex_results, has_pairs, paired_names
 from scandsl.render.scan import ScanNames
 from scandsl.render.sequential import render_sequential
 from scandsl.render.sequential_triton import render_sequential_triton
@@ -47,21 +48,36 @@ def forms_of(
         passed = None if handed is None else handed.passed
         sequential = render_sequential(names, lowered, printer, passed)
         return (sequential, render_sequential_triton(names, lowered, passed))
-    recurrence = plan.program.recurrence
-    forward = chunk_program(plan.program)
+    return tuple(_chunked(plan, names, lowered, printer, handed))
+
+
+def _chunked(
+    plan: Plan,
+    names: ScanNames,
+    lowered: Lowered,
+    printer: FunctionPrinter,
+    handed: Handed | None,
+) -> list[RenderedForm]:
+    """The forms of a scan, or of a stage, that is carried out in chunks."""
+    whole = plan.program.recurrence
+    recurrence, forward = real_chunks(plan.program)
     backward = backward_program(forward, recurrence.inputs, recurrence.params)
     name = names.private.strip("_")
-    arguments = names.inner
-    torch = ChunkTorch(recurrence, arguments, name, forward, backward, plan.chunk, handed=handed)
-    slices, helpers = render_slices(torch)
-    forms = [replace(torch.render(), slices=slices)]
+    arguments = paired_names(whole, names.inner)
+    wide = complex_results(whole)
+    torch = ChunkTorch(
+        recurrence, arguments, name, forward, backward, plan.chunk, handed=handed, wide=wide
+    )
+    slices, helpers = (None, frozenset[str]()) if has_pairs(whole) else render_slices(torch)
+    forms, sequential = [replace(torch.render(), slices=slices)], ""
     printer.helpers.update(torch.helpers, helpers)
     if unprintable(forward) is None and unprintable(backward.program) is None:
-        late = chunk_program(plan.program, late=True)
+        _, late = real_chunks(plan.program, late=True)
         adjoint = backward_program(late, recurrence.inputs, recurrence.params)
         triton = ChunkTriton(
-            recurrence, arguments, name, late, adjoint, handed=handed, schedule=plan.schedule
-        )
+            recurrence, arguments, name, late, adjoint,
+            handed=handed, schedule=plan.schedule, wide=wide,
+        )  # fmt: skip
         rendered = triton.render()
         if slices is not None and handed is None:
             maps = ChunkTriton(recurrence, arguments, name, forward, backward)
@@ -69,7 +85,14 @@ def forms_of(
         forms.append(rendered)
     elif handed is None:  # of a stage of chunks the events tell the step, not its values
         forms.append(render_sequential_triton(names, lowered))
-    return tuple(forms)
+        sequential = forms[-1].forward
+    if not has_pairs(whole):
+        return forms
+    stage = handed is not None
+    return [
+        f if f.forward == sequential else Paired(whole, names.inner, f, stage).render()
+        for f in forms
+    ]
 
 
 def chunk_runtime(backends: frozenset[str]) -> str:
