@@ -273,24 +273,11 @@ class _MapForm(TokenMaps):
     def _backward(self, name: str) -> list[str]:
         lines = self._prologue(False)
         lines += self._through_stages()
-        gradients = []
-        for index, argument in enumerate(self.recurrence.arguments):
-            field = f"{self.names.table}.tensors[{index}]"
-            if argument in self.flowing:
-                share = self.gradient[argument]
-                text = f"_argument_gradient({field}, given[{index}], {share}, sizes)"
-            else:
-                text = f"torch.zeros_like(given[{index}])"
-            gradients.append(text)
-        lines += tuple_assigned("gradients", gradients)
+        lines += self._argument_gradients()
         starts = [self.past_gradient[p.memory.name] for p in self.pasts]
         lines += tuple_assigned("d_start", starts)
         lines.append("return gradients, d_start")
-        parameters = self._parameters()
-        parameters += [f"{self.d_out[o.name]}: Tensor | None" for o in self.recurrence.outputs]
-        ends = [p for p in self.names.state if p.kind != "time"]
-        parameters += [f"{self.d_end[p.name]}: Tensor | None" for p in ends]
-        parameters.append("allow_tf32: bool")
+        parameters = [*self._parameters(), *self._cotangent_parameters()]
         head = signature(name, parameters, "tuple[Any, Any]")
         return [*head, *indented([*docstring("The same, backwards."), *read_only(lines)])]
 

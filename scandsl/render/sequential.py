@@ -186,23 +186,11 @@ class _Sequential(TokenMaps):
         loop = f"{tokens_name}, {fixed_name}, d_parts = _loop_backward("
         lines += bracketed(loop, call, ")", 4)
         lines += self._through_stages()
-        gradients = []
-        for index, argument in enumerate(self.recurrence.arguments):
-            field = f"{self.names.table}.tensors[{index}]"
-            if argument in self.flowing:
-                share = self.gradient[argument]
-                text = f"_argument_gradient({field}, given[{index}], {share}, sizes)"
-            else:
-                text = f"torch.zeros_like(given[{index}])"
-            gradients.append(text)
-        lines += tuple_assigned("gradients", gradients)
+        lines += self._argument_gradients()
         lines.append(f"d_start = _state_gradients({self.names.table}, d_parts, sizes)")
         lines.append("return gradients, d_start")
         parameters = [*self._parameters(), *(f"{k}: Tensor" for k in kept)]
-        parameters += [f"{self.d_out[o.name]}: Tensor | None" for o in self.recurrence.outputs]
-        ends = [p for p in self.names.state if p.kind != "time"]
-        parameters += [f"{self.d_end[p.name]}: Tensor | None" for p in ends]
-        parameters.append("allow_tf32: bool")
+        parameters += self._cotangent_parameters()
         head = signature(name, parameters, "tuple[Any, Any]")
         return [*head, *indented([*docstring("The same against time."), *self._read(lines)])]
 

@@ -142,6 +142,26 @@ class TokenMaps:
         out.append("cu_seqlens: Tensor | None")
         return out if self.passed is None else [*out, "sizes: _Sizes"]
 
+    def _cotangent_parameters(self) -> list[str]:
+        """What the backward is given beside the parameters of the forward."""
+        out = [f"{self.d_out[o.name]}: Tensor | None" for o in self.recurrence.outputs]
+        ends = [p for p in self.names.state if p.kind != "time"]
+        out += [f"{self.d_end[p.name]}: Tensor | None" for p in ends]
+        return [*out, "allow_tf32: bool"]
+
+    def _argument_gradients(self) -> list[str]:
+        """The tuple `gradients`, one for each argument."""
+        gradients = []
+        for index, argument in enumerate(self.recurrence.arguments):
+            field = f"{self.names.table}.tensors[{index}]"
+            if argument in self.flowing:
+                share = self.gradient[argument]
+                text = f"_argument_gradient({field}, given[{index}], {share}, sizes)"
+            else:
+                text = f"torch.zeros_like(given[{index}])"
+            gradients.append(text)
+        return tuple_assigned("gradients", gradients)
+
     def _prologue(self, outputs: bool) -> list[str]:
         """Sizes, arguments in the layout of the step, and the stages before the loop."""
         read = {*self.stages.token, *self.stages.fixed, *(n for n, _ in self.stages.maps.leaves)}
