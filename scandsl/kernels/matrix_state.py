@@ -264,6 +264,11 @@ class MatrixState:
             return matrix, None
         return matrix, plain.scaled(one, plain.among(between))
 
+    def _with_own(self, matrix: Ref, own: Ref) -> Ref:
+        """Coefficients `[i, j]` with those of the row's own terms on the diagonal."""
+        same = self.b.binary("eq", self.b.iota(ROW), self.b.iota(COLUMN))
+        return self.b.add(matrix, self.b.where(same, own, self.b.const(0.0)))
+
     def _also_plain(
         self, place: int, other: int, matrix: Ref, own: Ref | None
     ) -> tuple[Ref, Ref | None]:
@@ -294,6 +299,8 @@ class MatrixState:
             vector, seen = value, base
         matrix, own = self._response(place, q, over, vector, term.place)
         across = self._sides(over)[1]
+        if across is None and own is not None and self.late:
+            matrix, own = self._with_own(matrix, own), None
         if across is None:
             total = b.contract(matrix, self._column(seen), (COLUMN,))
         else:
@@ -421,8 +428,7 @@ class MatrixState:
             place, w = self._place(event), self._met(event)
             matrix, own = self._response(place, w, event.over, other.base, other.place)
             if own is not None:
-                same = b.binary("eq", b.iota(ROW), b.iota(COLUMN))
-                matrix = b.add(matrix, b.where(same, own, b.const(0.0)))
+                matrix = self._with_own(matrix, own)
             total = self._plus(total, b.mul(matrix, factor))
         return total
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from scandsl.ir.nodes import Dims, Input, Inverse, Load, Param, Ref, Scalar, Scores, Value
+from scandsl.ir.nodes import Dims, Input, Inverse, Load, Param, Ref, Scalar, Scores, Value, operands
 from scandsl.kernels.order import in_order
 from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.split import reach, split
+from scandsl.kernels.strips import Strips, strips
 from scandsl.kernels.tiling import tile
 
 PREPARED = "#prepared"
@@ -29,7 +30,7 @@ class Kernel:
     registers, storing what each chunk is handed; with `stores` a fused one.  Otherwise one program
     per chunk and head, reading `loads` (carries kept by the loop kernels).  `tiled` dimensions are
     cut over the third grid axis; `partial` gives, for each store in order, those over whose tiles
-    the caller has to sum.
+    the caller has to sum.  `strips` tells how to walk over a dimension inside the kernel.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Kernel:
     tiled: Dims
     partial: tuple[Dims, ...]
     uses_position: bool
+    strips: Strips | None
 
 
 def schedule(
@@ -75,11 +77,30 @@ def schedule(
 
 
 def _costly(program: ChunkProgram) -> tuple[Store, ...]:
-    """Triangular inverses and decayed scores that do not look at the carries, rows per token."""
-    before = split(program).before
-    found = [r for r in before if isinstance(program.values[r].op, Inverse | Scores)]
+    """Triangular inverses and decayed scores that do not look at the carries, rows per token.
+
+    Also what only goes into other matrices of rows and columns: then it is the last of these.
+    """
+    before = frozenset(split(program).before)
+    values = program.values
+    users: list[list[Ref]] = [[] for _ in values]
+    for ref, value in enumerate(values):
+        for part in set(operands(value.op)):
+            users[part].append(ref)
+    for root in [c.next for c in program.carries] + [s.value for s in program.stores]:
+        users[root].append(-1)
+    found = []
+    for ref in sorted(before):
+        if isinstance(values[ref].op, Inverse | Scores):
+            last = ref
+            while len(users[last]) == 1 and users[last][0] in before:
+                if values[users[last][0]].dims != (ROW, COLUMN):
+                    break
+                last = users[last][0]
+            found.append(last)
     return tuple(
-        Store(f"{PREPARED}{n}", (COLUMN,), program.values[r].kind, r) for n, r in enumerate(found)
+        Store(f"{PREPARED}{n}", (COLUMN,), values[r].kind, r)
+        for n, r in enumerate(dict.fromkeys(found))
     )
 
 
@@ -111,11 +132,14 @@ def _kernel(
     tiling = tile(program, refs, whole)
     cut = replace(program, values=tiling.values)
     wanted = [*(s.value for s in stores), *(c.next for c in carries)]
+    results = [tiling.moved[r] for r in wanted]
+    refs = in_order(cut.values, results)
+    walked = strips(cut.dims, cut.values, refs, results) if name == "prepare" else None
     return Kernel(
         name=name,
         program=cut,
         loop=loop,
-        refs=in_order(cut.values, [tiling.moved[r] for r in wanted]),
+        refs=refs,
         inputs=_names(values, Input),
         params=_names(values, Param),
         scalars=_names(values, Scalar),
@@ -129,6 +153,7 @@ def _kernel(
             tuple(d for d in tiling.dims if d in tiling.partial[s.value]) for s in stores
         ),
         uses_position=POSITION in loaded,
+        strips=walked,
     )
 
 

@@ -115,6 +115,8 @@ class ChunkTriton(ChunkForm):
             size = self.size(dim)
             if declared.size is not None:
                 blocks[n] = f"_block({size}, least=1)"
+            elif kernel.strips is not None and dim == kernel.strips.dim:
+                blocks[n] = f"_block({size}, _STRIP)"
             elif dim in kernel.tiled:
                 blocks[n] = f"_block({size}, {limit})"
                 tiled.append(f"({size}, {blocks[n]})")

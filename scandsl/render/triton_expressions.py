@@ -143,39 +143,35 @@ def _tile_segment(logs, i, CHUNK: tl.constexpr):
     return tl.where(i[:, None] >= i[None, :], total, float("-inf"))
 
 
-def _merged(total, x, i, WIDTH: tl.constexpr, EXACT: tl.constexpr):
-    # inverses of blocks of 2 WIDTH rows from those of their halves
-    pair = (i[:, None] // (2 * WIDTH)) == (i[None, :] // (2 * WIDTH))
-    apart = (i[:, None] // WIDTH) != (i[None, :] // WIDTH)
-    side = tl.where(pair & apart, x, 0.0)
-    left = tl.dot(total, side, input_precision=EXACT)
-    return total + tl.dot(left, total, input_precision=EXACT)
-
-
 def _tile_inverse(x, i, CHUNK: tl.constexpr, EXACT: tl.constexpr):
-    # 1 - L for the part L of x under the diagonal: blocks of 16 by substitution, then merged
-    BLOCKS: tl.constexpr = CHUNK // 16
-    x = tl.where(i[:, None] > i[None, :], x, 0.0)
-    b = tl.arange(0, BLOCKS)
-    c = tl.arange(0, 16)
-    own = b[:, None, None, None] == b[None, None, :, None]
-    below = tl.sum(tl.where(own, tl.reshape(x, [BLOCKS, 16, BLOCKS, 16]), 0.0), 2)
+    # of 1 - L for the part L of x under the diagonal: of both halves by substitution, column by
+    # column from the last one; then the corner between them
+    PARTS: tl.constexpr = 2 if CHUNK > 16 else 1
+    SIDE: tl.constexpr = CHUNK // PARTS
+    b = tl.arange(0, PARTS)
+    c = tl.arange(0, SIDE)
+    mine = b[:, None, None, None]
+    other = b[None, None, :, None]
+    cut = tl.reshape(x, [PARTS, SIDE, PARTS, SIDE])
+    below = tl.sum(tl.where(mine == other, cut, 0.0), 2)
+    below = tl.where(c[None, :, None] > c[None, None, :], below, 0.0)
+    if PARTS > 1:
+        corner = tl.sum(tl.sum(tl.where(mine > other, cut, 0.0), 2), 0)
     eye = tl.where(c[:, None] == c[None, :], 1.0, 0.0)
-    inverse = tl.broadcast_to(eye[None, :, :], [BLOCKS, 16, 16])
-    for r in range(1, 16):
-        here = c[None, :, None] == r
-        line = tl.sum(tl.where(here, below, 0.0), 1)
-        more = tl.sum(line[:, :, None] * inverse, 1)
-        inverse += tl.where(here, more[:, None, :], 0.0)
-    wide = tl.where(own, inverse[:, :, None, :], 0.0)
-    total = tl.reshape(tl.broadcast_to(wide, [BLOCKS, 16, BLOCKS, 16]), [CHUNK, CHUNK])
-    if CHUNK > 16:
-        total = _merged(total, x, i, 16, EXACT)
-    if CHUNK > 32:
-        total = _merged(total, x, i, 32, EXACT)
-    if CHUNK > 64:
-        total = _merged(total, x, i, 64, EXACT)
-    return total
+    inverse = tl.broadcast_to(eye[None, :, :], [PARTS, SIDE, SIDE])
+    for step in range(1, SIDE):
+        here = c[None, None, :] == SIDE - 1 - step
+        line = tl.sum(tl.where(here, below, 0.0), 2)
+        more = tl.sum(inverse * line[:, None, :], 2)
+        inverse += tl.where(here, more[:, :, None], 0.0)
+    out = tl.where(mine == other, inverse[:, :, None, :], 0.0)
+    if PARTS > 1:
+        first = tl.sum(tl.where(b[:, None, None] == 0, inverse, 0.0), 0)
+        second = tl.sum(tl.where(b[:, None, None] == 1, inverse, 0.0), 0)
+        corner = tl.dot(corner, first, input_precision=EXACT)
+        corner = tl.dot(second, corner, input_precision=EXACT)
+        out += tl.where(mine > other, corner[None, :, None, :], 0.0)
+    return tl.reshape(out, [CHUNK, CHUNK])
 
 
 def _left(decay, FACTORS: tl.constexpr):
@@ -185,23 +181,20 @@ def _left(decay, FACTORS: tl.constexpr):
     return tl.exp(decay)
 
 
-def _stretched(before, after, total, i, HALF: tl.constexpr, FACTORS: tl.constexpr = False):
-    # sums (or products) over stretches of HALF rows become those over stretches of twice as many
-    ROWS: tl.constexpr = total.shape[0]
-    WIDTH: tl.constexpr = total.shape[1]
-    second = ((i // HALF) % 2 == 1)[:, None]
-    part = tl.arange(0, 2)[None, :, None, None]
-    pairs = tl.reshape(total, [ROWS // (2 * HALF), 2, HALF, WIDTH])
-    low = tl.sum(tl.where(part == 0, pairs, 0.0), 1)[:, None, :, :]
-    high = tl.sum(tl.where(part == 1, pairs, 0.0), 1)[:, None, :, :]
-    other = tl.reshape(tl.where(part == 1, low, high), [ROWS, WIDTH])
+def _stretched(before, after, total, i, level, FACTORS: tl.constexpr = False):
+    # sums (or products) over stretches of 2^level rows become those over stretches twice as long
+    second = (((i >> level) & 1) == 1)[:, None]
+    near = tl.broadcast_to((i ^ (1 << level))[:, None], total.shape)
+    other = tl.gather(total, near, 0)
     if FACTORS:
         before *= tl.where(second, other, 1.0)
         after *= tl.where(second, 1.0, other)
-        return before, after, total * other
-    before += tl.where(second, other, 0.0)
-    after += tl.where(second, 0.0, other)
-    return before, after, total + other
+        total *= other
+    else:
+        before += tl.where(second, other, 0.0)
+        after += tl.where(second, 0.0, other)
+        total += other
+    return before, after, total
 
 
 def _corner(
@@ -210,17 +203,17 @@ def _corner(
     before,
     after,
     i,
-    HALF: tl.constexpr,
+    level,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
     FACTORS: tl.constexpr = False,
 ):
     # products of the later rows of stretches with the earlier ones, both decayed to the border
-    second = ((i // HALF) % 2 == 1)[:, None]
+    second = (((i >> level) & 1) == 1)[:, None]
     later = tl.where(second, q * _left(before, FACTORS), 0.0)
     earlier = tl.where(second, 0.0, k * _left(after, FACTORS))
     whole = tl.dot(later.to(DOT), tl.trans(earlier.to(DOT)), input_precision=PRECISION)
-    same = (i[:, None] // (2 * HALF)) == (i[None, :] // (2 * HALF))
+    same = (i[:, None] >> (level + 1)) == (i[None, :] >> (level + 1))
     return tl.where(same, whole, 0.0)
 
 
@@ -228,6 +221,7 @@ def _short_scores(
     q,
     k,
     logs,
+    out,
     i,
     PARTS: tl.constexpr,
     DOT: tl.constexpr,
@@ -236,7 +230,6 @@ def _short_scores(
     # _tile_scores of 16-bit vectors: sums to the border between halves are products with ones
     ROWS: tl.constexpr = logs.shape[0]
     LEVELS: tl.constexpr = 4 + (ROWS > 16) + (ROWS > 32) + (ROWS > 64) + (ROWS > 128)
-    out = tl.zeros([ROWS, ROWS], dtype=tl.float32)
     logs = tl.where(logs < -1e30, -1e30, logs)
     for level in range(LEVELS):
         second = ((i >> level) & 1) == 1
@@ -264,6 +257,7 @@ def _tile_scores(
     q,
     k,
     decays,
+    out,
     i,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -271,39 +265,32 @@ def _tile_scores(
     SHORT: tl.constexpr = False,
     PARTS: tl.constexpr = 3,
 ):
-    # at i > j the sum of q_i k_j exp(sum of the logs between), by halving the chunk
+    # at i > j the sum of q_i k_j exp(sum of the logs between), by halving the chunk; added to out
     if SHORT:
-        out = _short_scores(q, k, decays, i, PARTS, DOT, PRECISION)
+        out = _short_scores(q, k, decays, out, i, PARTS, DOT, PRECISION)
     else:
         ROWS: tl.constexpr = decays.shape[0]
+        LEVELS: tl.constexpr = 4 + (ROWS > 16) + (ROWS > 32) + (ROWS > 64) + (ROWS > 128)
         before = tl.zeros_like(decays) + (1.0 if FACTORS else 0.0)
         after = before
         total = decays
-        out = _corner(q, k, before, after, i, 1, DOT, PRECISION, FACTORS)
-        before, after, total = _stretched(before, after, total, i, 1, FACTORS)
-        out += _corner(q, k, before, after, i, 2, DOT, PRECISION, FACTORS)
-        before, after, total = _stretched(before, after, total, i, 2, FACTORS)
-        out += _corner(q, k, before, after, i, 4, DOT, PRECISION, FACTORS)
-        before, after, total = _stretched(before, after, total, i, 4, FACTORS)
-        out += _corner(q, k, before, after, i, 8, DOT, PRECISION, FACTORS)
-        if ROWS > 16:
-            before, after, total = _stretched(before, after, total, i, 8, FACTORS)
-            out += _corner(q, k, before, after, i, 16, DOT, PRECISION, FACTORS)
-        if ROWS > 32:
-            before, after, total = _stretched(before, after, total, i, 16, FACTORS)
-            out += _corner(q, k, before, after, i, 32, DOT, PRECISION, FACTORS)
-        if ROWS > 64:
-            before, after, total = _stretched(before, after, total, i, 32, FACTORS)
-            out += _corner(q, k, before, after, i, 64, DOT, PRECISION, FACTORS)
+        for level in range(LEVELS):
+            out += _corner(q, k, before, after, i, level, DOT, PRECISION, FACTORS)
+            before, after, total = _stretched(before, after, total, i, level, FACTORS)
     return out
 
 
-def _partial_sums(x, HALF: tl.constexpr, REVERSE: tl.constexpr):
-    # running sums in stretches of HALF rows, the row itself left out
-    ROWS: tl.constexpr = x.shape[0]
-    WIDTH: tl.constexpr = x.shape[1]
-    cut = tl.reshape(x, [ROWS // HALF, HALF, WIDTH])
-    return tl.reshape(tl.cumsum(cut, 1, reverse=REVERSE) - cut, [ROWS, WIDTH])
+def _partial_sums(x, i, level, REVERSE: tl.constexpr):
+    # running sums in stretches of 2^level rows, the row itself left out
+    sums = tl.zeros_like(x)
+    total = x
+    for step in range(level):
+        near = tl.broadcast_to((i ^ (1 << step))[:, None], x.shape)
+        other = tl.gather(total, near, 0)
+        second = (((i >> step) & 1) == 1)[:, None]
+        sums += tl.where(second != REVERSE, other, 0.0)
+        total += other
+    return sums
 
 
 def _corner_adjoint(
@@ -313,16 +300,17 @@ def _corner_adjoint(
     before,
     after,
     i,
-    HALF: tl.constexpr,
+    level,
     OF: tl.constexpr,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
     FACTORS: tl.constexpr = False,
 ):
     # what one halving gives to the cotangent of q (0), k (1) or the logs (2)
-    second = ((i // HALF) % 2 == 1)[:, None]
-    same = (i[:, None] // (2 * HALF)) == (i[None, :] // (2 * HALF))
-    here = tl.where(same & second & ((i // HALF) % 2 == 0)[None, :], grad, 0.0).to(DOT)
+    late = ((i >> level) & 1) == 1
+    second = late[:, None]
+    same = (i[:, None] >> (level + 1)) == (i[None, :] >> (level + 1))
+    here = tl.where(same & second & (late == 0)[None, :], grad, 0.0).to(DOT)
     later = tl.where(second, q * _left(before, FACTORS), 0.0)
     earlier = tl.where(second, 0.0, k * _left(after, FACTORS))
     if OF == 0:
@@ -334,7 +322,8 @@ def _corner_adjoint(
         return tl.where(second, 0.0, part)
     down = later * tl.dot(here, earlier.to(DOT), input_precision=PRECISION)
     up = earlier * tl.dot(tl.trans(here), later.to(DOT), input_precision=PRECISION)
-    return tl.where(second, _partial_sums(down, HALF, True), _partial_sums(up, HALF, False))
+    down = _partial_sums(down, i, level, True)
+    return tl.where(second, down, _partial_sums(up, i, level, False))
 
 
 def _tile_scores_adjoint(
@@ -350,11 +339,12 @@ def _tile_scores_adjoint(
 ):
     # cotangent of one argument of _tile_scores, that of factors aside
     ROWS: tl.constexpr = decays.shape[0]
+    LEVELS: tl.constexpr = 4 + (ROWS > 16) + (ROWS > 32) + (ROWS > 64) + (ROWS > 128)
     before = tl.zeros_like(decays) + (1.0 if FACTORS else 0.0)
     after = before
     total = decays
     out = tl.zeros_like(decays)
-    if OF != 2:  # no row lies between two neighbours
+    for level in range(LEVELS):
         out += _corner_adjoint(
             q,
             k,
@@ -362,99 +352,13 @@ def _tile_scores_adjoint(
             before,
             after,
             i,
-            1,
+            level,
             OF,
             DOT,
             PRECISION,
             FACTORS,
         )
-    before, after, total = _stretched(before, after, total, i, 1, FACTORS)
-    out += _corner_adjoint(
-        q,
-        k,
-        grad,
-        before,
-        after,
-        i,
-        2,
-        OF,
-        DOT,
-        PRECISION,
-        FACTORS,
-    )
-    before, after, total = _stretched(before, after, total, i, 2, FACTORS)
-    out += _corner_adjoint(
-        q,
-        k,
-        grad,
-        before,
-        after,
-        i,
-        4,
-        OF,
-        DOT,
-        PRECISION,
-        FACTORS,
-    )
-    before, after, total = _stretched(before, after, total, i, 4, FACTORS)
-    out += _corner_adjoint(
-        q,
-        k,
-        grad,
-        before,
-        after,
-        i,
-        8,
-        OF,
-        DOT,
-        PRECISION,
-        FACTORS,
-    )
-    if ROWS > 16:
-        before, after, total = _stretched(before, after, total, i, 8, FACTORS)
-        out += _corner_adjoint(
-            q,
-            k,
-            grad,
-            before,
-            after,
-            i,
-            16,
-            OF,
-            DOT,
-            PRECISION,
-            FACTORS,
-        )
-    if ROWS > 32:
-        before, after, total = _stretched(before, after, total, i, 16, FACTORS)
-        out += _corner_adjoint(
-            q,
-            k,
-            grad,
-            before,
-            after,
-            i,
-            32,
-            OF,
-            DOT,
-            PRECISION,
-            FACTORS,
-        )
-    if ROWS > 64:
-        before, after, total = _stretched(before, after, total, i, 32, FACTORS)
-        out += _corner_adjoint(
-            q,
-            k,
-            grad,
-            before,
-            after,
-            i,
-            64,
-            OF,
-            DOT,
-            PRECISION,
-            FACTORS,
-        )
+        before, after, total = _stretched(before, after, total, i, level, FACTORS)
     return out
 
 
@@ -469,14 +373,15 @@ def _factor_corner(
     zeros_b,
     zeros_a,
     i,
-    HALF: tl.constexpr,
+    level,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     # what one halving gives to the cotangent of the factors: sums over the rows that they reach
-    second = ((i // HALF) % 2 == 1)[:, None]
-    same = (i[:, None] // (2 * HALF)) == (i[None, :] // (2 * HALF))
-    here = tl.where(same & second & ((i // HALF) % 2 == 0)[None, :], grad, 0.0).to(DOT)
+    late = ((i >> level) & 1) == 1
+    second = late[:, None]
+    same = (i[:, None] >> (level + 1)) == (i[None, :] >> (level + 1))
+    here = tl.where(same & second & (late == 0)[None, :], grad, 0.0).to(DOT)
     later = tl.where(second & (zeros_b == 0), q * before, 0.0).to(DOT)
     earlier = tl.where(second | (zeros_a != 0), 0.0, k * after).to(DOT)
     down = q * before * tl.dot(here, earlier, input_precision=PRECISION)
@@ -484,7 +389,7 @@ def _factor_corner(
     part = tl.where(second, down, up)
     count = tl.where(second, zeros_b, zeros_a)
     behind = tl.where(second, i[:, None] < i[None, :], i[:, None] > i[None, :])
-    near = (i[:, None] // HALF) == (i[None, :] // HALF)
+    near = (i[:, None] >> level) == (i[None, :] >> level)
     reached = tl.where(near & behind, 1.0, 0.0).to(DOT)
     whole = tl.where(count == 0, part, 0.0).to(DOT)
     alone = tl.where(count == 1, part, 0.0).to(DOT)
@@ -496,6 +401,7 @@ def _tile_factors_adjoint(q, k, decays, grad, i, DOT: tl.constexpr, PRECISION: t
     # cotangent of the factors of _tile_scores; the product of the others is a quotient, unless a
     # factor is (as good as) zero: then it is made of the others, if none of them is zero too
     ROWS: tl.constexpr = decays.shape[0]
+    LEVELS: tl.constexpr = 4 + (ROWS > 16) + (ROWS > 32) + (ROWS > 64) + (ROWS > 128)
     small = tl.abs(decays) < 1e-20
     filled = tl.where(small, 1.0, decays)
     zeros = tl.where(small, 1.0, 0.0)
@@ -504,39 +410,13 @@ def _tile_factors_adjoint(q, k, decays, grad, i, DOT: tl.constexpr, PRECISION: t
     total = filled
     zeros_b = tl.zeros_like(decays)
     zeros_a = zeros_b
-    before, after, total = _stretched(before, after, total, i, 1, True)
-    zeros_b, zeros_a, zeros = _stretched(zeros_b, zeros_a, zeros, i, 1)
-    out = _factor_corner(
-        q, k, filled, small, grad, before, after, zeros_b, zeros_a, i, 2, DOT, PRECISION
-    )
-    before, after, total = _stretched(before, after, total, i, 2, True)
-    zeros_b, zeros_a, zeros = _stretched(zeros_b, zeros_a, zeros, i, 2)
-    out += _factor_corner(
-        q, k, filled, small, grad, before, after, zeros_b, zeros_a, i, 4, DOT, PRECISION
-    )
-    before, after, total = _stretched(before, after, total, i, 4, True)
-    zeros_b, zeros_a, zeros = _stretched(zeros_b, zeros_a, zeros, i, 4)
-    out += _factor_corner(
-        q, k, filled, small, grad, before, after, zeros_b, zeros_a, i, 8, DOT, PRECISION
-    )
-    if ROWS > 16:
-        before, after, total = _stretched(before, after, total, i, 8, True)
-        zeros_b, zeros_a, zeros = _stretched(zeros_b, zeros_a, zeros, i, 8)
+    out = tl.zeros_like(decays)
+    for level in range(LEVELS):
         out += _factor_corner(
-            q, k, filled, small, grad, before, after, zeros_b, zeros_a, i, 16, DOT, PRECISION
+            q, k, filled, small, grad, before, after, zeros_b, zeros_a, i, level, DOT, PRECISION
         )
-    if ROWS > 32:
-        before, after, total = _stretched(before, after, total, i, 16, True)
-        zeros_b, zeros_a, zeros = _stretched(zeros_b, zeros_a, zeros, i, 16)
-        out += _factor_corner(
-            q, k, filled, small, grad, before, after, zeros_b, zeros_a, i, 32, DOT, PRECISION
-        )
-    if ROWS > 64:
-        before, after, total = _stretched(before, after, total, i, 32, True)
-        zeros_b, zeros_a, zeros = _stretched(zeros_b, zeros_a, zeros, i, 32)
-        out += _factor_corner(
-            q, k, filled, small, grad, before, after, zeros_b, zeros_a, i, 64, DOT, PRECISION
-        )
+        before, after, total = _stretched(before, after, total, i, level, True)
+        zeros_b, zeros_a, zeros = _stretched(zeros_b, zeros_a, zeros, i, level)
     return out
 
 

@@ -8,7 +8,7 @@ needs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scandsl.diagnostics import InternalError
 from scandsl.ir.nodes import (
@@ -38,6 +38,7 @@ from scandsl.ir.nodes import (
 from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.schedule import PREPARED, Kernel
 from scandsl.kernels.split import reach
+from scandsl.kernels.strips import Strips
 from scandsl.kernels.tiling import FIRST
 from scandsl.render.names import ascii_name, inner_names
 from scandsl.render.triton_printer import (
@@ -52,8 +53,8 @@ from scandsl.render.triton_printer import (
 _OWN = (
     "tl", "triton", "CHUNK", "CHUNKS", "TOKENS", "HEADS", "DOT", "PRECISION", "PACKED", "SHORT",
     "i", "row", "seq", "h", "tile", "first", "count", "local", "chunk", "length", "begin",
-    "first_chunk", "step", "n", "where", "position", "starts_ptr", "counts_ptr", "seqs_ptr",
-    "locals_ptr", "first_chunks_ptr", "position_ptr", "chunks", "rest",
+    "first_chunk", "step", "strip", "n", "where", "position", "starts_ptr", "counts_ptr",
+    "seqs_ptr", "locals_ptr", "first_chunks_ptr", "position_ptr", "chunks", "rest",
     "float", "range", "if", "for", "in", "is",
 )  # fmt: skip
 
@@ -323,6 +324,8 @@ class KernelRenderer:
         rest = "tile"
         tiled = [d for d in self.user_dims if d in self.kernel.tiled]
         for dim in self.user_dims:
+            if self.kernel.strips is not None and dim == self.kernel.strips.dim:
+                continue
             n = self.names.dims[dim]
             start = ""
             if dim in tiled:
@@ -433,10 +436,39 @@ class KernelRenderer:
 
     def _chunk_body(self) -> list[str]:
         p = self.printer
+        if self.kernel.strips is not None:
+            self._walk_strips(self.kernel.strips)
         p.run(self.kernel.refs)
         self._store_results()
         body, p.lines = p.lines, []
         return body
+
+    def _walk_strips(self, strips: Strips) -> None:
+        """A loop over the strips of a dimension that adds up all sums over it."""
+        p = self.printer
+        p.run(strips.before)
+        known = {r: replace(p.tiles[r]) for r in p.tiles}
+        totals = {}
+        for ref in strips.sums:
+            totals[ref] = p.assign(f"tl.zeros({p.shape(p.dims(ref))}, dtype=tl.float32)")
+        lines, p.lines = p.lines, []
+        for ref in strips.inside:
+            if ref not in totals:
+                p.run([ref])
+                continue
+            total = totals[ref]
+            text, clean = p.added(ref, total)
+            self._line(f"{total} {text}")
+            known[ref] = Tile(total, True, clean)
+        n = self.names.dims[strips.dim]
+        body = [
+            f"o_{n} = strip * BLOCK_{n} + tl.arange(0, BLOCK_{n})",
+            f"in_{n} = o_{n} < size_{n}",
+            *p.lines,
+        ]
+        head = f"for strip in tl.range(0, tl.cdiv(size_{n}, BLOCK_{n}), disable_licm=True):"
+        p.lines = [*lines, head, *("    " + x for x in body)]
+        p.tiles = known
 
     def _store_results(self) -> None:
         p = self.printer

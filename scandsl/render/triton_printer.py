@@ -188,6 +188,14 @@ class TritonPrinter:
             if ref not in self.tiles:
                 self.tiles[ref] = self._settle(ref, self._tile(ref))
 
+    def added(self, ref: Ref, total: str) -> tuple[str, frozenset[str]]:
+        """An assignment (from its sign on) that adds a value to a total; where it is clean."""
+        op = self.values[ref].op
+        if isinstance(op, Scores):
+            return f"= {self._scores(op, total)}", frozenset()
+        tile = self._tile(ref)
+        return f"+= {strip(tile.text)}", tile.clean
+
     def _settle(self, ref: Ref, tile: Tile) -> Tile:
         """Give the value a name, unless it is short and used once."""
         short = weight(tile.text) <= 44 and self.users.get(ref, 0) <= 1
@@ -268,12 +276,8 @@ class TritonPrinter:
                 return self._cumprod(value.op)
             case SegmentProduct(x, exclusive=exclusive):
                 return self._segment_product(x, exclusive)
-            case Scores(q, k, a, _, _, over, factors):
-                texts = ", ".join(self.cleaned(r, (over,)) for r in (q, k, a))
-                tail = _factors(factors)
-                if not factors:
-                    tail = f", SHORT=SHORT, PARTS={1 if self._short(a) else 3}"
-                return self._plain(f"_tile_scores({texts}, i, DOT, PRECISION{tail})")
+            case Scores():
+                return self._plain(self._scores(value.op, "tl.zeros([CHUNK, CHUNK], tl.float32)"))
             case ScoresAdjoint():
                 return self._scores_adjoint(value.op)
             case Spread(m, x, a, _, _, over, factors):
@@ -495,6 +499,14 @@ class TritonPrinter:
             power = f"{power} / ({self._size(op.over)})"
         root = self.assign(f"tl.rsqrt({power} + {op.eps!r})")
         return Tile(f"({x} * {self._spread(root, kept, dims)})", False, clean | frozenset(op.over))
+
+    def _scores(self, op: Scores, total: str) -> str:
+        """Scores, added to a total."""
+        texts = ", ".join(self.cleaned(r, (op.over,)) for r in (op.q, op.k, op.a))
+        tail = _factors(op.factors)
+        if not op.factors:
+            tail = f", SHORT=SHORT, PARTS={1 if self._short(op.a) else 3}"
+        return f"_tile_scores({texts}, {total}, i, DOT, PRECISION{tail})"
 
     def _scores_adjoint(self, op: ScoresAdjoint) -> Tile:
         texts = ", ".join(self.cleaned(r, (op.over,)) for r in (op.q, op.k, op.a))
