@@ -12,9 +12,13 @@ from scandsl.analysis.report import Json, describe, report
 from scandsl.analysis.show import show
 from scandsl.kernels.backward import backward_program, cotangent_stores
 from scandsl.kernels.chunk_pairs import real_chunks, real_declarations
-from scandsl.kernels.cost import Setting, compulsory_bytes, kernel_cost, setting
+from scandsl.kernels.cost import KernelCost, Setting, compulsory_bytes, kernel_cost, setting
 from scandsl.kernels.schedule import Kernel, schedule
+from scandsl.kernels.step import step_program
+from scandsl.kernels.step_cost import TOKENS, step_costs
 from scandsl.plan import Plan
+from scandsl.render.lowering import lower
+from scandsl.render.sequential_triton import step_of
 
 SIZE, ITEM = 128, 2
 """The call that costs are shown for: every free dimension 128, bfloat16."""
@@ -36,6 +40,8 @@ def explanation(plan: Plan) -> Json:
     data["reason"] = plan.reason
     data["kernels"] = _kernels(plan) if plan.form is Form.CHUNK else None
     data["stages"] = [_stage(plan, s) for s in _stages(plan)]
+    if _over_time(plan):
+        data["kernels"] = _steps(plan)
     return data
 
 
@@ -45,9 +51,9 @@ def lines(plan: Plan) -> list[str]:
     if plan.form is Form.CHAIN:
         for number, stage in enumerate(_stages(plan), 1):
             out += ["", *_stage_lines(plan, stage, number)]
-        return out
+        return [*out, *(("", *_LOOP, *_step_lines(plan)) if _over_time(plan) else ())]
     if plan.form is not Form.CHUNK:
-        return [*out, *_LOOP]
+        return [*out, *_LOOP, *_step_lines(plan)]
     return [*out, *_kernel_lines(plan)]
 
 
@@ -67,6 +73,8 @@ def _stage(plan: Plan, stage: Stage) -> Json:
     """What a stage carries, takes and gives, and its kernels if it has some."""
     recurrence = stage.program.recurrence
     dims = {o.name: list(o.dims) for o in recurrence.outputs}
+    part = _part(plan, stage)
+    kernels = _steps(part) if _over_time(part) else None
     return {
         "form": stage.form.value,
         "states": [s.name for s in recurrence.states],
@@ -75,7 +83,7 @@ def _stage(plan: Plan, stage: Stage) -> Json:
         "hands_on": {name: dims[name] for name in stage.passed},
         "outputs": [name for name in dims if name not in stage.passed],
         "runs": _RUNS[stage.form],
-        "kernels": _kernels(_part(plan, stage)) if stage.form is Form.CHUNK else None,
+        "kernels": _kernels(part) if stage.form is Form.CHUNK else kernels,
     }
 
 
@@ -100,6 +108,8 @@ def _stage_lines(plan: Plan, stage: Stage, number: int) -> list[str]:
         out.append(f"  hands on {output.name}{dims} = {text}")
     if stage.form is Form.CHUNK:
         out += _kernel_lines(_part(plan, stage))
+    elif stage.form is Form.SEQUENTIAL:
+        out += _step_lines(_part(plan, stage))
     return out
 
 
@@ -161,5 +171,54 @@ def _kernels(plan: Plan) -> Json:
             "kept": sum(c.kept for c in costs),
             "compulsory": compulsory_bytes(recurrence, at, direction == "backward"),
             "operations": sum(c.operations for c in costs),
+        }
+    return data
+
+
+# ---------------------------------------------------------------- kernels over time
+
+
+def _over_time(plan: Plan) -> bool:
+    """Whether Triton has one kernel over time in each direction for all of a plan.
+
+    A chain without a stage that carries something on chip has them too.
+    """
+    forms = [stage.form for stage in _stages(plan)]
+    if forms:
+        return not {Form.CHUNK, Form.SEQUENTIAL} & {*forms}
+    return plan.form is Form.SEQUENTIAL
+
+
+def _step_costs(plan: Plan) -> tuple[Setting, dict[str, KernelCost]]:
+    recurrence = plan.program.recurrence
+    at = setting(recurrence, SIZE, ITEM)
+    return at, step_costs(recurrence, step_program(step_of(lower(recurrence))), at)
+
+
+def _step_lines(plan: Plan) -> list[str]:
+    at, costs = _step_costs(plan)
+    out = [f"  per token and head; sizes {SIZE}, bfloat16, {TOKENS} tokens:"]
+    for direction, cost in costs.items():
+        floor = compulsory_bytes(plan.program.recurrence, at, direction == "backward")
+        total = cost.read + cost.written
+        out.append(
+            f"  {direction}: 1 launch, {total:,.0f} bytes, compulsory {floor:,.0f} "
+            f"({total / floor:.2f} times), {cost.operations:,.0f} operations"
+        )
+        if cost.kept:
+            out[-1] += f"; keeps {cost.kept:,.0f} for a backward"
+    return out
+
+
+def _steps(plan: Plan) -> Json:
+    at, costs = _step_costs(plan)
+    data: Json = {"size": SIZE, "dtype": "bfloat16", "tokens": TOKENS}
+    for direction, cost in costs.items():
+        data[direction] = {
+            "launches": 1,
+            "bytes": cost.read + cost.written,
+            "kept": cost.kept,
+            "compulsory": compulsory_bytes(plan.program.recurrence, at, direction == "backward"),
+            "operations": cost.operations,
         }
     return data

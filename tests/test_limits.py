@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import scandsl
+from scandsl.driver import Options, plan
+from scandsl.explain import explanation
+from scandsl.kernels.step import step_program
+from scandsl.kernels.step_cost import TOKENS, checkpoint_steps
+from scandsl.kernels.step_tiles import tile_sizes
+from scandsl.loader import load, read_source
 from scandsl.plan import limits
+from scandsl.render.lowering import lower
+from scandsl.render.sequential_triton import step_of
+from scandsl.testing.data import Layout, draw
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,3 +44,60 @@ def test_blocks_and_chunks_are_those_of_the_launches(module, size):
         assert module._chunk_size((size, 8), dtype) == limits.chunk_size(
             max(size, 8), dtype.itemsize
         )
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy in the interpreter
+@pytest.mark.parametrize("scan", ["titans", "mamba", "gru"])
+def test_kernels_over_time_have_the_tiles_that_explain_counts(
+    scan: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = ROOT / "examples" / f"{scan}.scan"
+    module = load(path, form="sequential")
+    _, (found,) = plan(read_source(path), Options(form="sequential"))
+    recurrence = found.program.recurrence
+    sizes = {d.name: 48 for d in recurrence.dims}
+    layout = Layout(batch=1, time=1, heads=1)
+    given = draw(recurrence, {n: 48 for n in sizes if "'" not in n}, layout).tensors
+    tensors = [given[n].requires_grad_() for n in recurrence.arguments]
+    launched: list[dict[str, Any]] = []
+    kernel = module._kernel
+
+    def seen(function: Any) -> Any:
+        made = kernel(function)
+
+        class Launch:
+            def __getitem__(self, grid: tuple[int, ...]) -> Any:
+                return lambda **kw: launched.append(kw | {"grid": grid}) or made[grid](**kw)
+
+        return Launch()
+
+    monkeypatch.setattr(module, "_kernel", seen)
+    out, _ = getattr(module, scan)(*tensors, backend="triton")
+    out.sum().backward()
+    program = _program(found)
+    for kw, direction in zip(launched, ("forward", "backward"), strict=True):
+        expected = tile_sizes(program, sizes, direction)
+        blocks = {d: kw[f"BLOCK_{d.replace(chr(39), '_')}"] for d in expected}
+        assert blocks == expected
+        cut = [-(-sizes[d] // expected[d]) for d in program.independent]
+        assert kw["grid"][2] == math.prod(cut)
+
+
+def test_explain_counts_kernels_over_time():
+    """One launch in each direction, at least the compulsory bytes, checkpoints beside them."""
+    _, (found,) = plan(read_source(ROOT / "examples/titans.scan"), Options())
+    kernels = explanation(found)["kernels"]
+    state = 2 * 4 * 128 * 128  # two matrices in float32, once in the checkpoints' distance
+    module = load(ROOT / "examples/titans.scan")
+    assert checkpoint_steps(TOKENS) == module._checkpoint_steps(TOKENS) == 64
+    assert kernels["forward"]["kept"] == state / 64
+    # four tiles of 32 columns: q and k are read by each
+    tiles = tile_sizes(_program(found), {"K": 128, "V": 128}, "forward")
+    copies = 128 // tiles["V"]
+    assert kernels["forward"]["bytes"] == (2 * copies * 128 + 128 + 128) * 2 + 3 * 4 * copies
+    assert kernels["backward"]["bytes"] > 2 * state
+    assert [kernels[d]["launches"] for d in ("forward", "backward")] == [1, 1]
+
+
+def _program(found: Any) -> Any:
+    return step_program(step_of(lower(found.program.recurrence)))

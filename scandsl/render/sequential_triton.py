@@ -12,20 +12,19 @@ from dataclasses import dataclass
 from scandsl.ir.nodes import (
     Contract,
     Dims,
-    Expand,
-    Iota,
     Kind,
     Load,
     Ref,
     Tensor,
     Value,
-    operands,
     uses_time,
 )
 from scandsl.kernels.backward import cotangent
 from scandsl.kernels.pairs import parts_of
 from scandsl.kernels.program import Store
 from scandsl.kernels.step import HEAD, Named, Step, StepProgram, step_program
+from scandsl.kernels.step_cost import REGISTERS
+from scandsl.kernels.step_tiles import LIMITS, crowding, matrix_dims, widest
 from scandsl.render.form import RenderedForm
 from scandsl.render.layout import bracketed, docstring, indented, signature
 from scandsl.render.lowering import Lowered, Stage, whole_step
@@ -40,8 +39,6 @@ from scandsl.render.step_kernel import (
     step_forward,
 )
 
-# Numbers of a value in one program: a thread of four warps has 32 of 4096, beside its adjoint 16.
-_LIMITS = {"forward": 4096, "backward": 2048}
 _HEAD_LIMIT = 512
 
 
@@ -282,45 +279,19 @@ class _SequentialTriton:
 
     # ------------------------------------------------------------ blocks
 
-    def _tiles_of_values(self) -> list[frozenset[str]]:
-        """The dimensions of the widest values, sums about to be taken included."""
-        found: set[frozenset[str]] = set()
-        for value in self.program.values:
-            dims = set(value.dims)
-            if isinstance(value.op, Contract) and not self._is_product(value):
-                dims |= set(value.op.over)
-            found.add(frozenset(dims))
-        places = {d.name: i for i, d in enumerate(self.program.dims)}
-        widest = (x for x in found if not any(x < y for y in found))
-        return sorted(widest, key=lambda x: sorted(places[d] for d in x))
-
-    def _is_product(self, value: Value) -> bool:
-        """Whether a sum is a product of matrices."""
-        op = value.op
-        assert isinstance(op, Contract)
-        a, b = (set(self.program.values[r].dims) for r in (op.a, op.b))
-        return len(a) == len(b) == 2 and len(op.over) == 1 and a != b
-
-    def _matrix_dims(self) -> set[str]:
-        out: set[str] = set()
-        for value in self.program.values:
-            if isinstance(value.op, Contract) and self._is_product(value):
-                out |= set(value.dims) | set(value.op.over)
-        return out
-
     def _blocks(self, direction: str, kernel: StepKernel) -> list[str]:
         """Statements for the sizes of tiles and the grid."""
-        matrix, cut = self._matrix_dims(), self._cut()
+        matrix, cut = matrix_dims(self.program), self._cut()
         lines = []
         for dim, n in self.kernel_dims.items():
             if dim not in cut:
                 least = 16 if dim in matrix else 1
                 lines.append(f"block_{n} = _block({self._size(dim)}, least={least})")
-        tiles = self._tiles_of_values()
+        tiles = widest(self.program)
         known = [d for d in self.kernel_dims if d not in cut]
         for dim in reversed(cut):
             others = self._largest(tiles, known, dim)
-            limit = _LIMITS[direction] // self._weight()
+            limit = LIMITS[direction] // crowding(self.program)
             text = f"_step_block({self._size(dim)}, {others}, {limit})"
             if dim in matrix:
                 text = f"max(16, {text})"
@@ -340,25 +311,9 @@ class _SequentialTriton:
         )
         return lines
 
-    def _weight(self) -> int:
-        """How crowded registers are: values of full size that stay on chip, two of them free."""
-        values = self.program.values
-        tiles = self._tiles_of_values()
-        lead = {HEAD} if self.program.heads else set()
-        planes = sum({*lead, *p.dims} in tiles for p in self.program.parts)
-        read = {r for v in values if v.varies for r in operands(v.op)}
-        steady = (values[r] for r in read if not values[r].varies)
-        planes += sum(
-            set(v.dims) in tiles and not isinstance(v.op, Load | Expand | Iota) for v in steady
-        )
-        weight = 1
-        while 2 * weight < planes:
-            weight *= 2
-        return weight
-
     def _held(self, direction: str, kernel: StepKernel) -> list[str]:
         """How many warps, and whether matrices among the params stay on chip with them."""
-        many = self._weight()
+        many = crowding(self.program)
         numbers = f"{many} * numbers" if many > 1 else "numbers"
         if "HOLD" not in kernel.arguments:
             return [f"warps = _step_warps({numbers})"]
@@ -371,8 +326,7 @@ class _SequentialTriton:
         ]
         lines = self._sum_lines("held", matrices)
         lines.append(f"warps = _step_warps(max({numbers}, held // 2))")
-        registers = {"forward": 64, "backward": 32}[direction]
-        return [*lines, f"hold = held <= {registers} * 32 * warps"]
+        return [*lines, f"hold = held <= {REGISTERS[direction]} * 32 * warps"]
 
     def _largest(
         self, tiles: Sequence[frozenset[str]], known: Sequence[str], dim: str | None
