@@ -177,7 +177,7 @@ def gated_slot_attention(a, s) -> Outputs:
 
 
 def mlstm(a, s) -> Outputs:
-    """The memory as in eq. 19-27, not stabilised; `m` only scales what is returned."""
+    """The memory, not stabilised; `m` only scales what is returned."""
     C, n = s.C * exp(s.m), s.n * exp(s.m)
     o = []
     for t in steps(a.q):
@@ -407,7 +407,7 @@ def log_sum_exp(a, s) -> Outputs:
 
 
 def rwkv4(a, s) -> Outputs:
-    """The two sums of eq. 16, not stabilised; `p` only scales what is returned."""
+    """The paper's two sums, not stabilised; `p` only scales what is returned."""
     above, below = s.a * exp(s.p), s.b * exp(s.p)
     o = []
     for t in steps(a.r):
@@ -505,7 +505,7 @@ def lstm(a, s) -> Outputs:
 
 
 def slstm(a, s) -> Outputs:
-    """The memory as in eq. 8-14, not stabilised; `m` only scales what is returned."""
+    """The memory, not stabilised; `m` only scales what is returned."""
     c, n = s.c * exp(s.m), s.n * exp(s.m)
     y = []
     for t in steps(a.xz):
