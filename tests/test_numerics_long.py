@@ -37,6 +37,7 @@ class Subject:
     factors: bool = False
     key: str = ""
     strength: str = ""
+    bounded: bool = False  # the gates declare that they are -5 at least
 
 
 def subject(scan: str, *gates: str, **more: Any) -> Subject:
@@ -55,7 +56,9 @@ FEW = (
     subject("kimi_delta_attention", "g", **DELTA),
     spec("value_decay", "g"),
 )
+BOUNDED_DELTA = Subject("tests/specs/bounded.scan", "bounded_delta", ("g",), bounded=True, **DELTA)
 MORE = (
+    BOUNDED_DELTA,
     subject("hgrn2", "f", factors=True),
     subject("rwkv6", "w"),
     subject("rwkv7", "w"),
@@ -75,6 +78,7 @@ KINDS = {
     "mild, resets": (-5.0, 0.0, 0.02),
     "steep, resets": (-50.0, -10.0, 0.1),
 }
+BOUNDED = {"mild": KINDS["mild"], "least": (-5.0, -4.5, 0.0), "slight": (-0.1, 0.0, 0.0)}
 # For delta rules, strength one: the same key at all tokens, or nearly; gates of one, or mild.
 CORRELATED = {"equal keys": 0.0, "nearly equal keys": 0.01}
 
@@ -94,7 +98,10 @@ def recurrence_of(one: Subject) -> Recurrence:
 
 def data(recurrence: Recurrence, one: Subject, time: int) -> tuple[list[str], dict[str, Tensor]]:
     """The kinds, and arguments with one sequence for each."""
-    kinds = [*KINDS, *(f"{g}{c}" for c in CORRELATED if one.key for g in ("", "gated, "))]
+    kinds = [
+        *(BOUNDED if one.bounded else KINDS),
+        *(f"{g}{c}" for c in CORRELATED if one.key for g in ("", "gated, ")),
+    ]
     sizes = {d.name: SIZE for d in recurrence.dims if d.size is None and d.base is None}
     layout = Layout(batch=len(kinds), time=time, heads=HEADS)
     tensors = dict(draw(recurrence, sizes, layout, dtype=torch.float32).tensors)
@@ -113,7 +120,8 @@ def data(recurrence: Recurrence, one: Subject, time: int) -> tuple[list[str], di
 def _fill_gates(
     tensors: dict[str, Tensor], one: Subject, kind: str, row: int, generator: torch.Generator
 ) -> None:
-    low, high, resets = KINDS["mild"] if kind.startswith("gated") else KINDS.get(kind, (0, 0, 0))
+    given = {**KINDS, **BOUNDED}
+    low, high, resets = KINDS["mild"] if kind.startswith("gated") else given.get(kind, (0, 0, 0))
     for gate in one.gates:
         shape = tensors[gate][row].shape
         logs = torch.rand(shape, generator=generator) * (high - low) + low
@@ -140,10 +148,10 @@ def off(
     return errors
 
 
-def no_worse_than_twice(one: Subject, loop: object) -> None:
+def no_worse_than_twice(one: Subject, loop: object, time: int = TIME) -> None:
     """The chunked form beside a loop: a function, or None for the judge."""
     recurrence = recurrence_of(one)
-    kinds, tensors = data(recurrence, one, TIME)
+    kinds, tensors = data(recurrence, one, time)
     true = values_and_gradients(recurrence, tensors, torch.float64, loop)
     its = off(values_and_gradients(recurrence, tensors, torch.float32, loop), true, kinds)
     function = getattr(module(one), one.scan)

@@ -6,6 +6,7 @@ scan it computes.  Out: `Stage`s.  Decides nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ from scandsl.analysis.program import (
     Update,
     Write,
 )
+from scandsl.analysis.ranges import intervals
 from scandsl.analysis.rewrite import map_operands
 from scandsl.ir.nodes import (
     Const,
@@ -33,6 +35,7 @@ from scandsl.ir.nodes import (
     Output,
     Param,
     Prev,
+    Range,
     Recurrence,
     Ref,
     State,
@@ -123,6 +126,7 @@ class _Extraction:
         self.given = given
         self.names = names
         self.results = results
+        self.ranges = intervals(self.old)
         self.values: list[Value] = []
         self.new: dict[Ref, Ref] = {}
         own = {s.name for s in piece.states}
@@ -185,6 +189,11 @@ class _Extraction:
             if isinstance(value.op, Lag):
                 self.values[place] = replace(value, op=Lag(self.new[value.op.x], value.op.n))
 
+    def _bounds(self, ref: Ref) -> Range | None:
+        """The proved range of a value that is handed on, if it says something."""
+        found = self.ranges[ref]
+        return found if math.isfinite(found.low) and math.isfinite(found.high) else None
+
     def _copied(self, ref: Ref) -> Value:
         value = self.old.values[ref]
         if ref in self.given:
@@ -201,7 +210,7 @@ class _Extraction:
         old = self.old
         used = {v.op.name for v in self.values if isinstance(v.op, Input | Param)}
         passed = [
-            Tensor(name, old.values[ref].dims, old.values[ref].kind)
+            Tensor(name, old.values[ref].dims, old.values[ref].kind, self._bounds(ref))
             for ref, name in self.given.items()
             if name in used
         ]

@@ -6,6 +6,7 @@ parallel forms to one family stands here and nowhere else; later families widen 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,8 +24,10 @@ from scandsl.analysis.program import (
     Update,
     Write,
 )
+from scandsl.analysis.ranges import intervals
 from scandsl.analysis.show import show
-from scandsl.ir.nodes import Every, Kind, Lag, LagState, Prev, Recurrence, Ref
+from scandsl.analysis.stretches import REACH, block_rows, bound, sides
+from scandsl.ir.nodes import Every, Kind, Lag, LagState, Prev, Range, Recurrence, Ref
 
 _SCALAR = (Transition.NONE, Transition.SCALAR_CONSTANT, Transition.SCALAR)
 _CHUNKED = (
@@ -49,18 +52,19 @@ def choose(recurrence: Recurrence, components: Sequence[Component]) -> Program:
     The whole is carried out in chunks if all of it can be; what else it is `chain` finds out.
     """
     faults = [_chunk_fault(recurrence, components, i) for i in range(len(components))]
-    chosen = tuple(_chosen(c, fault) for c, fault in zip(components, faults, strict=True))
+    ranges = intervals(recurrence)
+    chosen = tuple(_chosen(c, fault, ranges) for c, fault in zip(components, faults, strict=True))
     whole = _program_fault(recurrence, chosen)
     if whole is not None:
         return Program(recurrence, chosen, Form.SEQUENTIAL, whole.reason)
     return Program(recurrence, chosen, Form.CHUNK, "every component is carried out in chunks")
 
 
-def _chosen(component: Component, fault: Fault | None) -> Component:
+def _chosen(component: Component, fault: Fault | None, ranges: Sequence[Range]) -> Component:
     name = component.transition.value
     if fault is None:
         reason = f"affine with {_decay_words(component)}: tokens in chunks, by matrix products"
-        reason += _numeric_words(component)
+        reason += _numeric_words(component, ranges)
         return replace(component, form=Form.CHUNK, reason=reason)
     refused = [Refusal(Form.CHUNK, fault.reason, fault.culprit)]
     later = f"the parallel form for “{name}” is still to come"
@@ -91,8 +95,8 @@ def _decay_words(component: Component) -> str:
     return f"low-rank updates and a decay ({Transition.KEY.value if vector else 'scalar'})"
 
 
-def _numeric_words(component: Component) -> str:
-    """How stretches of decays are computed."""
+def _numeric_words(component: Component, ranges: Sequence[Range]) -> str:
+    """How stretches of decays are computed, and why."""
     decays = [e for e in component.events if isinstance(e, Decay)]
     if not decays:
         return ""
@@ -100,7 +104,24 @@ def _numeric_words(component: Component) -> str:
     words = "; rotations go to the vectors, by angles summed within a chunk" if turns else ""
     if any(e.log is None for e in decays):
         return f"{words}; decays that may be zero or negative as products of factors"
-    return f"{words}; decays as sums of logarithms, running outward"
+    words += "; decays as sums of logarithms, running outward"
+    found = sides(component.events, component.contracted)
+    for side in (found.key, found.value):
+        along = next((d for e in side for d in e.dims), None)
+        if along is not None:
+            words += _vector_words(along, bound(side, ranges), block_rows(side, ranges))
+    return words
+
+
+def _vector_words(along: str, size: float, block: int) -> str:
+    if block:
+        return (
+            f"; along {along}, on torch, {block} rows are taken to one reference: the logarithms "
+            f"of a step are within {size:.4g}, so that no exponent passes {REACH:.0f}"
+        )
+    if size < math.inf:
+        return f"; along {along} by halving the chunk: the logarithms of a step reach {size:.4g}"
+    return f"; along {along} by halving the chunk: no range bounds the logarithms"
 
 
 # ---------------------------------------------------------------- one component

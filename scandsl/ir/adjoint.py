@@ -413,18 +413,22 @@ class _Push:
         given = (("q", op.q), ("k", op.k), ("a", op.a))
         out = []
         for name, ref in given:
-            part = ScoresAdjoint(op.q, op.k, op.a, g, op.row, op.column, op.over, name, op.factors)
+            part = ScoresAdjoint(
+                op.q, op.k, op.a, g, op.row, op.column, op.over, name, op.factors, op.block
+            )
             out.append((ref, b.emit(part, b.dims_of(ref), b.kind_of(ref))))
         return out
 
     def _spread(self, op: Spread, g: Ref) -> Sequence[Contribution]:
         """`Σ g_i m_ij x_j w_ij` is what `Scores` of `g` and `x` gives, times `m`."""
         b = self.b
-        m = b.scores(g, op.x, op.a, op.row, op.column, op.over, op.factors)
+        m = b.scores(g, op.x, op.a, op.row, op.column, op.over, op.factors, op.block)
         given: tuple[tuple[Literal["q", "k", "a"], Ref], ...] = (("k", op.x), ("a", op.a))
         out = [(op.m, m)]
         for name, ref in given:
-            part = ScoresAdjoint(g, op.x, op.a, op.m, op.row, op.column, op.over, name, op.factors)
+            part = ScoresAdjoint(
+                g, op.x, op.a, op.m, op.row, op.column, op.over, name, op.factors, op.block
+            )
             out.append((ref, b.emit(part, b.dims_of(ref), b.kind_of(ref))))
         return out
 

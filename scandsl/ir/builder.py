@@ -391,19 +391,35 @@ class Builder:
         return self.emit(Inverse(x, row, column, inner), self.dims_of(x), self.kind_of(x))
 
     def scores(
-        self, q: Ref, k: Ref, a: Ref, row: str, column: str, over: str, factors: bool = False
+        self,
+        q: Ref,
+        k: Ref,
+        a: Ref,
+        row: str,
+        column: str,
+        over: str,
+        factors: bool = False,
+        block: int = 0,
     ) -> Ref:
         """Decayed products of the rows of `q` with the earlier rows of `k`."""
         kind = max(self.kind_of(q), self.kind_of(k), key=_RANK.__getitem__)
-        op = Scores(self.cast(q, kind), self.cast(k, kind), a, row, column, over, factors)
+        op = Scores(self.cast(q, kind), self.cast(k, kind), a, row, column, over, factors, block)
         return self.emit(op, (row, column), kind)
 
     def spread(
-        self, m: Ref, x: Ref, a: Ref, row: str, column: str, over: str, factors: bool = False
+        self,
+        m: Ref,
+        x: Ref,
+        a: Ref,
+        row: str,
+        column: str,
+        over: str,
+        factors: bool = False,
+        block: int = 0,
     ) -> Ref:
         """Sums of the earlier rows of `x`, decayed, with the weights `m`."""
         kind = max(self.kind_of(m), self.kind_of(x), key=_RANK.__getitem__)
-        op = Spread(self.cast(m, kind), self.cast(x, kind), a, row, column, over, factors)
+        op = Spread(self.cast(m, kind), self.cast(x, kind), a, row, column, over, factors, block)
         return self.emit(op, (row, over), kind)
 
     def infinity(self, negative: bool = False) -> Ref:

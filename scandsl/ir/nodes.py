@@ -360,7 +360,9 @@ class Scores:
     """At `[i, j]` with `i > j` the sum over `over` of `q_i k_j exp(Σ_{j<m<i} a_m)`, else zero.
 
     `q`, `k` and the logarithms `a` have the dimensions `row` and `over`.  With `factors`, `a` holds
-    the factors themselves, of any sign or zero: `q_i k_j Π_{j<m<i} a_m`.
+    the factors themselves, of any sign or zero: `q_i k_j Π_{j<m<i} a_m`.  Over `block` rows
+    (a power of two, or 0) the logarithms are known to sum to less than float32 can take the
+    exponential of, with either sign.
     """
 
     q: Ref
@@ -370,6 +372,7 @@ class Scores:
     column: str
     over: str
     factors: bool = False
+    block: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,14 +388,15 @@ class ScoresAdjoint:
     over: str
     of: Literal["q", "k", "a"]
     factors: bool = False
+    block: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
     """At row i the sum over `j < i` of `m_ij x_j exp(Σ_{j<n<i} a_n)`, by each entry of `over`.
 
-    `x` and `a` have the dimensions `row` and `over`; `m` is read under the diagonal.  `factors` is
-    as in `Scores`, which is the adjoint of this with respect to `m`.
+    `x` and `a` have the dimensions `row` and `over`; `m` is read under the diagonal.  `factors` and
+    `block` are as in `Scores`, which is the adjoint of this with respect to `m`.
     """
 
     m: Ref
@@ -402,6 +406,7 @@ class Spread:
     column: str
     over: str
     factors: bool = False
+    block: int = 0
 
 
 @dataclass(frozen=True, slots=True)

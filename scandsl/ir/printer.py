@@ -135,14 +135,15 @@ def print_op(op: Op) -> str:  # noqa: C901 - one line per operation
             return f"lag state {state} {n}"
         case Grad(e, wrt):
             return f"grad {_ref(e)} {_ref(wrt)}"
-        case Scores(q, k, a, row, column, over, factors):
-            head = f"scores[{row}, {column}; {over}]{_factors(factors)}"
+        case Scores(q, k, a, row, column, over, factors, block):
+            head = f"scores[{row}, {column}; {over}]{_factors(factors)}{_block(block)}"
             return f"{head} {_ref(q)} {_ref(k)} {_ref(a)}"
-        case ScoresAdjoint(q, k, a, g, row, column, over, of, factors):
-            head = f"scores adjoint of {of}[{row}, {column}; {over}]{_factors(factors)}"
+        case ScoresAdjoint(q, k, a, g, row, column, over, of, factors, block):
+            head = f"scores adjoint of {of}[{row}, {column}; {over}]"
+            head += _factors(factors) + _block(block)
             return f"{head} {_ref(q)} {_ref(k)} {_ref(a)} {_ref(g)}"
-        case Spread(m, x, a, row, column, over, factors):
-            head = f"spread[{row}, {column}; {over}]{_factors(factors)}"
+        case Spread(m, x, a, row, column, over, factors, block):
+            head = f"spread[{row}, {column}; {over}]{_factors(factors)}{_block(block)}"
             return f"{head} {_ref(m)} {_ref(x)} {_ref(a)}"
         case Inverse(x, row, column):
             return f"inverse[{row}, {column}] {_ref(x)}"
@@ -163,6 +164,10 @@ def print_op(op: Op) -> str:  # noqa: C901 - one line per operation
 
 def _factors(factors: bool) -> str:
     return " of factors" if factors else ""
+
+
+def _block(block: int) -> str:
+    return f" in blocks of {block}" if block else ""
 
 
 def _ref(ref: Ref) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from scandsl.analysis.program import Decay, Event, Probe, Program, Read, Update, Write
+from scandsl.analysis.ranges import intervals
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Dim, Every, Input, Kind, Recurrence, Ref, Row, Time, operands
 from scandsl.ir.rewrite import with_operands
@@ -43,8 +44,11 @@ class _Lifter:
             for event in component.events:
                 events[event.state].append(event)
         self.events = events
+        ranges = intervals(self.recurrence)
         self.states = {
-            s.name: MatrixState(self.b, s, contracted[s.name], events[s.name], self.lift, row, late)
+            s.name: MatrixState(
+                self.b, s, contracted[s.name], events[s.name], self.lift, row, ranges, late
+            )
             for s in self.recurrence.states
         }
         self.seen: dict[Ref, Read | Probe] = {

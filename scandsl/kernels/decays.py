@@ -28,6 +28,7 @@ class Decays:
     """The decays of one state that differ along `along`, or along nothing.
 
     `lift` gives a value of the step with one row per token; `row` tells which rows hold a token.
+    Over `block` rows the logarithms are known to be small (0: they are not).
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Decays:
         along: str | None,
         lift: Callable[[Ref], Ref],
         row: Ref,
+        block: int = 0,
     ) -> None:
         self.b = builder
         self.events = events
@@ -45,6 +47,7 @@ class Decays:
         self.along = along
         self.lift = lift
         self.row = row
+        self.block = block
         self.factors = any(e.log is None for e in own)
 
     # ------------------------------------------------------------ units
@@ -193,19 +196,18 @@ class Decays:
         later = self.scaled(q, self.among(self.events[:place]))
         earlier = self.scaled(k, self.among(self.events[other + 1 :]))
         wide = (ROW, along)
-        return b.scores(
-            b.expand(later, wide), b.expand(earlier, wide), step, ROW, COLUMN, along, self.factors
-        )
+        later, earlier = b.expand(later, wide), b.expand(earlier, wide)
+        how = (along, self.factors, self.block)
+        return b.scores(later, earlier, step, ROW, COLUMN, *how)
 
     def spread(self, matrix: Ref, x: Ref, place: int, other: int) -> Ref:
         """What observers see of the terms' `x`, each with its weight, through a `[i, j]` matrix."""
         b = self.b
         step, along = self._vector()
         earlier = self.scaled(x, self.among(self.events[other + 1 :]))
-        wide = b.expand(matrix, (ROW, COLUMN))
-        seen = b.spread(
-            wide, b.expand(earlier, (ROW, along)), step, ROW, COLUMN, along, self.factors
-        )
+        wide, earlier = b.expand(matrix, (ROW, COLUMN)), b.expand(earlier, (ROW, along))
+        how = (along, self.factors, self.block)
+        seen = b.spread(wide, earlier, step, ROW, COLUMN, *how)
         return self.scaled(seen, self.among(self.events[:place]))
 
     def _vector(self) -> tuple[Ref, str]:

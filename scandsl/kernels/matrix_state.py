@@ -31,8 +31,9 @@ from dataclasses import dataclass
 from functools import reduce
 
 from scandsl.analysis.program import Decay, Event, Probe, Read, Update, Write
+from scandsl.analysis.stretches import block_rows, sides
 from scandsl.ir.builder import Builder
-from scandsl.ir.nodes import Binary, Cast, Dims, Ref, State, Unary
+from scandsl.ir.nodes import Binary, Cast, Dims, Range, Ref, State, Unary
 from scandsl.kernels.decays import Decays
 from scandsl.kernels.program import COLUMN, INNER, ROW
 from scandsl.kernels.turns import Turns
@@ -72,9 +73,11 @@ class MatrixState:
         events: Sequence[Event],
         lift: Callable[[Ref], Ref],
         row: Ref,
+        ranges: Sequence[Range],
         late: bool = False,
     ) -> None:
         self.late = late
+        self.ranges = ranges
         self.b = builder
         self.state = state
         self.contracted = contracted
@@ -107,28 +110,17 @@ class MatrixState:
         return total
 
     def _decays(self) -> tuple[Decays | None, Decays | None, Decays]:
-        """The decays along the contracted dimension, the free one, and along none.
-
-        Those along none go with others where there are any, first with the contracted dimension;
-        but they stay apart where the others have logarithms and they have not.
-        """
-        found = [e for e in self.events if isinstance(e, Decay)]
-        key = [e for e in found if set(e.dims) & set(self.contracted)]
-        value = [e for e in found if e.dims and e not in key]
-        scalar = [e for e in found if not e.dims]
+        """The decays along the contracted dimension, the free one, and along none."""
+        found = sides(self.events, self.contracted)
 
         def made(own: Sequence[Decay]) -> Decays:
             along = next((d for e in own for d in e.dims), None)
-            return Decays(self.b, self.events, own, along, self.rows, self.row)
+            block = block_rows(own, self.ranges) if along is not None else 0
+            return Decays(self.b, self.events, own, along, self.rows, self.row, block)
 
-        joined: list[Decay] = []
-        if key or value:
-            logs = all(e.log is not None for e in key or value)
-            joined = [e for e in scalar if e.log is not None or not logs]
-        apart = [e for e in scalar if e not in joined]
-        if key:
-            return made([*key, *joined]), made(value) if value else None, made(apart)
-        return None, made([*value, *joined]) if value else None, made(apart)
+        key = made(found.key) if found.key else None
+        value = made(found.value) if found.value else None
+        return key, value, made(found.plain)
 
     # ------------------------------------------------------------ rotations
 

@@ -214,11 +214,13 @@ class _Rewriter:
 
     def _scores(self, op: Scores, a: Ref) -> Callable[[Ref, Ref], Ref]:
         log = self.pairs[a][0]
-        return lambda q, k: self.b.scores(q, k, log, op.row, op.column, op.over, op.factors)
+        how = (op.row, op.column, op.over, op.factors, op.block)
+        return lambda q, k: self.b.scores(q, k, log, *how)
 
     def _spread(self, op: Spread, a: Ref) -> Callable[[Ref, Ref], Ref]:
         log = self.pairs[a][0]
-        return lambda m, x: self.b.spread(m, x, log, op.row, op.column, op.over, op.factors)
+        how = (op.row, op.column, op.over, op.factors, op.block)
+        return lambda m, x: self.b.spread(m, x, log, *how)
 
     def _inverse(self, op: Inverse, x: Pair) -> Pair:
         """`(A - iB)⁻¹`, with `A = 1 - re` and `B = im`, both triangles: two inverses of real ones.

@@ -158,7 +158,7 @@ class TorchPrinter:
         self._uses: dict[Ref, int] = {}
         self._fixed: set[Ref] = set()
         self._adjoints: dict[tuple[Ref, ...], tuple[str, ...]] = {}
-        self._spans: dict[tuple[Ref, bool], str] = {}
+        self._spans: dict[tuple[Ref, bool, int], str] = {}
         self._behind: frozenset[Ref] = frozenset()
         self._expected = False
         self._commented: set[str] = set()
@@ -422,13 +422,13 @@ class TorchPrinter:
                 return self.call("_stack", str(axis), *parts)
             case Expand(x):
                 return self._expand(value, x)
-            case Scores(q, k, a, factors=factors):
-                return self.call("_scores", *self._decayed((q, k), a, factors))
+            case Scores(q, k, a, factors=factors, block=block):
+                return self.call("_scores", *self._decayed((q, k), a, factors, block))
             case ScoresAdjoint(q, k, a, g):
                 text = self._scores_adjoint(value.op, (q, k, a, g))
                 return replace(text, fresh=self._uses[ref] == 1)
-            case Spread(m, x, a, factors=factors):
-                return self.call("_weighted", *self._decayed((m, x), a, factors))
+            case Spread(m, x, a, factors=factors, block=block):
+                return self.call("_weighted", *self._decayed((m, x), a, factors, block))
             case SegmentProduct(x, exclusive=exclusive):
                 return self.call("_segment_product", self._text[x].text, repr(exclusive))
             case CumProd(x, dim, reverse, exclusive):
@@ -449,6 +449,8 @@ class TorchPrinter:
 
     def _cumsum(self, text: Text, axis: int, reverse: bool, exclusive: bool) -> Text:
         inner = wrapped(text, ATOM)
+        if self.scope.in_place and axis == -2:
+            return self.call("_row_sums", text.text, f"reverse={reverse}", f"exclusive={exclusive}")
         if exclusive:
             return self.call("_cumsum_exclusive", text.text, str(axis), repr(reverse))
         if reverse:
@@ -568,6 +570,8 @@ class TorchPrinter:
         condition = self._tensor(self.operand(c, value.dims), Kind.BOOL)
         x, y = self.operand(a, value.dims), self.operand(b, value.dims)
         mask = self.values[c].op
+        if self._diagonal(value, c, a, b):
+            return self.call("torch.diag_embed", self._tensor(self._text[a], value.kind).text)
         if self.scope.in_place and isinstance(mask, Row) and masks_rows(self.values, value, c):
             rows, after = self._text[c].text, len(value.dims) - 1 - value.dims.index(mask.dim)
             return replace(self.call("_held", x.text, rows, str(after), y.text), fresh=x.fresh)
@@ -576,6 +580,19 @@ class TorchPrinter:
         elif value.kind is Kind.COMPLEX:
             x, y = self._tensor(x, value.kind), self._tensor(y, value.kind)
         return self.call("torch.where", condition.text, x.text, y.text)
+
+    def _diagonal(self, value: Value, c: Ref, a: Ref, b: Ref) -> bool:
+        """Whether a value is a square with `a` on its diagonal and zeros beside it."""
+        same = self.values[c].op
+        if not (isinstance(same, Binary) and same.fn == "eq" and len(value.dims) > 1):
+            return False
+        sides = [self.values[r].op for r in (same.a, same.b)]
+        along = [x.dim for x in sides if isinstance(x, Iota)]
+        other = self.values[b].op
+        zero = isinstance(other, Const) and other.value == 0
+        first, last = value.dims[-2:]
+        rest = tuple(d for d in value.dims if d != last)
+        return zero and set(along) == {first, last} and self.values[a].dims == rest
 
     def _complex(self, value: Value, re_: Ref, im: Ref) -> Text:
         x, y = self.operand(re_, value.dims), self.operand(im, value.dims)
@@ -646,22 +663,24 @@ class TorchPrinter:
 
     # ------------------------------------------------------------ contractions
 
-    def _decayed(self, refs: Sequence[Ref], decays: Ref, factors: bool) -> list[str]:
+    def _decayed(self, refs: Sequence[Ref], decays: Ref, factors: bool, block: int) -> list[str]:
         """Arguments of a function of rows and of the decays between them."""
-        if (decays, factors) not in self._spans:
+        key = (decays, factors, block)
+        if key not in self._spans:
             name = self.names.fresh("spans", numbered=True)
             text = self._tensor(self._text[decays], self.values[decays].kind).text
-            call = self.call("_spans", text, *(["factors=True"] if factors else []))
-            self.lines.append(f"{name} = {call.text}")
-            self._spans[decays, factors] = name
+            how = ["factors=True"] if factors else [f"block={block}"] if block else []
+            self.lines.append(f"{name} = {self.call('_spans', text, *how).text}")
+            self._spans[key] = name
         tensors = [self._tensor(self._text[r], self.values[r].kind).text for r in refs]
-        return [*tensors, self._spans[decays, factors]]
+        return [*tensors, self._spans[key]]
 
     def _scores_adjoint(self, op: ScoresAdjoint, refs: tuple[Ref, ...]) -> Text:
         """One of three results of one call, which is printed once."""
         if refs not in self._adjoints:
             names = tuple(self.names.fresh("d_scores", numbered=True) for _ in range(3))
-            arguments = [*self._decayed((op.q, op.k), op.a, op.factors), self._text[op.g].text]
+            arguments = self._decayed((op.q, op.k), op.a, op.factors, op.block)
+            arguments.append(self._text[op.g].text)
             call = self.call("_scores_adjoint", *arguments)
             self.lines.append(f"{', '.join(names)} = {call.text}")
             self._adjoints[refs] = names

@@ -280,7 +280,7 @@ class TritonPrinter:
                 return self._plain(self._scores(value.op, "tl.zeros([CHUNK, CHUNK], tl.float32)"))
             case ScoresAdjoint():
                 return self._scores_adjoint(value.op)
-            case Spread(m, x, a, _, _, over, factors):
+            case Spread(m, x, a, _, _, over, factors, _):
                 texts = ", ".join(self.cleaned(r, (over,)) for r in (x, x, a))
                 tail = f"i, 0, DOT, PRECISION{_factors(factors)}"
                 return self._plain(f"_tile_scores_adjoint({texts}, {self.named(m)}, {tail})")
