@@ -140,6 +140,8 @@ CHUNKED = (
     "based:based",
     "gated_slot_attention:gated_slot_attention", "hgrn2:hgrn2", "min_gru:min_gru", "rg_lru:rg_lru",
     "delta_net:delta_net", "delta_product:delta_product", "gated_delta_rule:gated_delta_rule",
+    "gated_delta_net:gated_delta_net", "mlstm_sigmoid:mlstm_sigmoid",
+    "xpos_retention:xpos_retention",
     "gla:gla", "kimi_delta_attention:kimi_delta_attention", "rwkv6:rwkv6", "rwkv7:rwkv7",
 )  # fmt: skip
 
@@ -166,8 +168,8 @@ def test_whatever_is_sequential_says_why(name: str) -> None:
 
 REASONS = {
     "gru:gru": "`(1 - z) * h` is a product of two values that both depend on the state",
-    "analysis:per_column": "the update `k` has a strength per column, "
-    "so that no inverse is shared by the columns",
+    "analysis:per_column": "the update `k` has a strength along [V]: with an inverse for each "
+    "column, chunks would make more passes over memory than the loop over tokens",
     "analysis:whole": "the state is read as a whole in `S`, not by a query",
     "analysis:everywhere": "the decay `where(every 2, 0.5, 1)` depends on an `every` block",
     "analysis:lagged": "earlier tokens of what is known beforehand: all tokens at once",

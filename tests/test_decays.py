@@ -63,7 +63,7 @@ def test_chunks_agree_with_the_judge(name: str) -> None:
         assert run.ok, (run.case, run.failure, [v for v in run.verdicts if not v.ok])
 
 
-@pytest.mark.parametrize("name", TRITON)
+@pytest.mark.parametrize("name", [*TRITON, pytest.param("column_twice", marks=pytest.mark.slow)])
 def test_triton_agrees_with_the_judge(name: str) -> None:
     recurrence = recurrences()[name]
     assert "triton" in backends(module(name), name)
@@ -89,6 +89,7 @@ def zeroed(recurrence: Recurrence, time: int) -> dict[str, Tensor]:
     ("name", "backend"),
     [(n, "torch") for n in ("signed", "signed_late", "hgrn2", "signed_key", "signed_delta_key")]
     + [(n, "torch") for n in ("value_signed", "both_apart", "vector_decayed", "vector_probed")]
+    + [("column_signed", "torch")]
     + [("signed_late", "triton"), ("signed_key", "triton"), ("value_signed", "triton")],
 )
 def test_gradients_at_exact_zeros(name: str, backend: str) -> None:

@@ -91,8 +91,10 @@ def _decay_words(component: Component) -> str:
     decays = [e for e in component.events if isinstance(e, Decay)]
     if not decays:
         return "low-rank updates and no decay"
-    vector = any(e.dims for e in decays)
-    return f"low-rank updates and a decay ({Transition.KEY.value if vector else 'scalar'})"
+    along = {e.dims for e in decays if e.dims}
+    kind = Transition.KEY if along <= {component.contracted} else Transition.BOTH
+    kind = Transition.VALUE if along == {component.free} else kind
+    return f"low-rank updates and a decay ({kind.value if along else 'scalar'})"
 
 
 def _numeric_words(component: Component, ranges: Sequence[Range]) -> str:
@@ -131,7 +133,7 @@ def _chunk_fault(
     recurrence: Recurrence, components: Sequence[Component], index: int
 ) -> Fault | None:
     component = components[index]
-    fault = _class_fault(recurrence, component)
+    fault = _class_fault(recurrence, components, component)
     if fault is not None:
         return fault
     state = next(s for s in recurrence.states if s.name == component.states[0])
@@ -147,7 +149,22 @@ def _chunk_fault(
     return None
 
 
-def _class_fault(recurrence: Recurrence, component: Component) -> Fault | None:
+def _is_column(components: Sequence[Component], component: Component) -> bool:
+    """Whether a vector is one more column of a matrix state: a normaliser, with its decays."""
+    if component.free or not component.contracted or len(component.states) != 1:
+        return False
+
+    def decays(of: Component) -> list[tuple[Ref, Ref | None]]:
+        found = [e for e in of.events if isinstance(e, Decay)]
+        return [(e.factor, e.angle) for e in found if not set(e.dims) & set(of.free)]
+
+    like = [c for c in components if c.free and c.contracted == component.contracted]
+    return any(decays(c) == decays(component) for c in like)
+
+
+def _class_fault(
+    recurrence: Recurrence, components: Sequence[Component], component: Component
+) -> Fault | None:
     name = component.transition.value
     if component.transition is Transition.NONLINEAR:
         return Fault(component.reason, component.culprit)
@@ -156,6 +173,7 @@ def _class_fault(recurrence: Recurrence, component: Component) -> Fault | None:
         detail = f" ({component.reason})" if component.reason else ""
         return Fault(later + detail, component.culprit)
     vector = component.transition is Transition.ELEMENTWISE and not component.contracted
+    vector = vector or _is_column(components, component)
     state = next(s for s in recurrence.states if s.name == component.states[0])
     matrix = component.contracted and component.free and component.events
     turning = component.transition is Transition.ROTATION and matrix
@@ -226,9 +244,8 @@ def _event_fault(  # noqa: C901 - one rule per event
             along = ", ".join(event.dims)
             if event.dims not in ((), component.contracted, component.free) or len(event.dims) > 1:
                 return Fault(f"the decay {text} differs along [{along}]; this is to come", factor)
-            probed = any(isinstance(e, Probe) for e in component.events)
-            if probed and event.dims and event.dims != component.contracted:
-                reason = f"differs along [{along}], so that no inverse is shared by the columns"
+            if event.dims and event.dims != component.contracted and _between(component, event):
+                reason = f"differs along [{along}] and stands between a probe and its update"
                 return Fault(f"the decay {text} {reason}", factor)
         case Probe(_, w, over):
             if over != component.contracted or set(values[w].dims) != set(over):
@@ -237,7 +254,11 @@ def _event_fault(  # noqa: C901 - one rule per event
                 return Fault(f"the probe {text} depends on an `every` block", w)
         case Update(_, p, _, strength):
             if strength is not None:
-                reason = "has a strength per column, so that no inverse is shared by the columns"
+                along = ", ".join(values[strength].dims)
+                reason = (
+                    f"has a strength along [{along}]: with an inverse for each column, chunks would"
+                    " make more passes over memory than the loop over tokens"
+                )
                 return Fault(f"the update {text} {reason}", p)
             if set(values[p].dims) != set(component.contracted) or _masked(recurrence, p):
                 return Fault(f"the update {text} is no vector along the contracted dimension", p)
@@ -255,6 +276,14 @@ def _event_fault(  # noqa: C901 - one rule per event
             if q is not None and set(values[q].dims) != set(over):
                 return Fault(f"{text} reads with a matrix, not with one query", result)
     return None
+
+
+def _between(component: Component, decay: Event) -> bool:
+    """Whether an event stands between a probe and the update that takes its result."""
+    place = next(i for i, e in enumerate(component.events) if e is decay)
+    probed = {e.result: i for i, e in enumerate(component.events) if isinstance(e, Probe)}
+    updates = [(i, e.probe) for i, e in enumerate(component.events) if isinstance(e, Update)]
+    return any(probed[probe] < place < i for i, probe in updates)
 
 
 def _masked(recurrence: Recurrence, ref: Ref) -> bool:

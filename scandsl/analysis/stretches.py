@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scandsl.analysis.program import Decay, Event
+from scandsl.analysis.program import Decay, Event, Probe
 from scandsl.ir.nodes import Dims, Range
 
 REACH = 88.0
@@ -39,14 +39,16 @@ def sides(events: Sequence[Event], contracted: Dims) -> Sides:
     """The decays of a state by what they differ along.
 
     Those along none go with others where there are any, first with the contracted dimension; but
-    they stay apart where the others have logarithms and they have not.
+    they stay apart where the others have logarithms and they have not.  Beside probes they do not go
+    with the free dimension: between a probe and its update no column may decay by itself.
     """
     found = [e for e in events if isinstance(e, Decay)]
     key = [e for e in found if set(e.dims) & set(contracted)]
     value = [e for e in found if e.dims and e not in key]
     scalar = [e for e in found if not e.dims]
     joined: list[Decay] = []
-    if key or value:
+    probed = any(isinstance(e, Probe) for e in events)
+    if key or (value and not probed):
         logs = all(e.log is not None for e in key or value)
         joined = [e for e in scalar if e.log is not None or not logs]
     plain = tuple(e for e in scalar if e not in joined)

@@ -20,8 +20,10 @@ before the states are; added up (`late`), one product with the inverse is enough
 A decay with one number per entry of the dimension that an observer sums over stands inside the sum
 `q_i · b_j` (`Scores`); one along the other dimension weighs what it sees of each row (`Spread`). In
 both, decays that belong to one row alone go to the vectors.  A read may sum over either dimension;
-probes have to sum over the same.  How stretches of decays are computed, `kernels.decays` says; that
-rotations of a complex state are moved into the vectors, `kernels.turns`.
+probes have to sum over the same.  The inverse is that without the decays along the free dimension:
+each of its entries is weighed with what they leave between its rows.  How stretches of decays are
+computed, `kernels.decays` says; that rotations of a complex state are moved into the vectors,
+`kernels.turns`.
 """
 
 from __future__ import annotations
@@ -121,6 +123,10 @@ class MatrixState:
         key = made(found.key) if found.key else None
         value = made(found.value) if found.value else None
         return key, value, made(found.plain)
+
+    def _columns(self) -> Decays | None:
+        """The decays along the free side, which weigh what probes see of each row."""
+        return self._sides(self.contracted)[1] if self.contracted else None
 
     # ------------------------------------------------------------ rotations
 
@@ -352,7 +358,12 @@ class MatrixState:
         if found.w is None:
             return found.known
         over = self._probe(term.unknown[0][0]).over
-        return self._plus(found.known, self.b.contract(found.w, self.carried(), over))
+        return self._plus(found.known, self._from_start(found.w, over, term.place))
+
+    def _from_start(self, w: Ref, over: Dims, place: int) -> Ref:
+        """What `w` sees of `S_0` at a moment of each row."""
+        seen, columns = self.b.contract(w, self.carried(), over), self._columns()
+        return seen if columns is None else columns.scaled(seen, columns.since_start(place))
 
     # ------------------------------------------------------------ probes
 
@@ -368,13 +379,13 @@ class MatrixState:
                 inverse = self.b.inverse(
                     self.b.where(self.row, pivot, self.b.const(0.0)), ROW, COLUMN, INNER
                 )
-                right[r] = self._apply(inverse, right[r])
+                right[r] = self._apply(inverse, right[r], terms[r], terms[r])
                 m[r] = [x if x is None else self._times(inverse, x) for x in m[r]]
             for q in range(r + 1, n):
                 factor = m[q][r]
                 if factor is None:
                     continue
-                right[q] = self._sum(right[q], self._apply(factor, right[r]))
+                right[q] = self._sum(right[q], self._apply(factor, right[r], terms[q], terms[r]))
                 for s in range(r + 1, n):
                     step = m[r][s]
                     more = None if step is None else self._times(factor, step)
@@ -383,7 +394,8 @@ class MatrixState:
             for s in range(r + 1, n):
                 coupling = m[r][s]
                 if coupling is not None:
-                    right[r] = self._sum(right[r], self._apply(coupling, right[s]))
+                    seen = self._apply(coupling, right[s], terms[r], terms[s])
+                    right[r] = self._sum(right[r], seen)
         return dict(zip(terms, right, strict=True))
 
     def _met(self, event: Probe) -> Ref:
@@ -406,7 +418,7 @@ class MatrixState:
                     known = self._plus(known, b.mul(seen, factor))
             start = b.mul(self._on_start(place, vector, event.over), factor)
             if self.late:
-                known = self._plus(known, b.contract(start, self.carried(), event.over))
+                known = self._plus(known, self._from_start(start, event.over, place))
             else:
                 w = self._plus(w, start)
         return Affine(known, w)
@@ -419,16 +431,39 @@ class MatrixState:
             event = self._probe(result)
             place, w = self._place(event), self._met(event)
             matrix, own = self._response(place, w, event.over, other.base, other.place)
+            if self._columns() is not None:  # else it is a triangle already
+                below = b.binary("gt", b.iota(ROW), b.iota(COLUMN))
+                matrix = b.where(below, matrix, b.const(0.0))
             if own is not None:
                 matrix = self._with_own(matrix, own)
             total = self._plus(total, b.mul(matrix, factor))
         return total
 
-    def _apply(self, matrix: Ref, to: Affine) -> Affine:
-        def product(x: Ref | None) -> Ref | None:
-            return None if x is None else self.b.contract(matrix, self._column(x), (COLUMN,))
+    def _apply(self, matrix: Ref, to: Affine, term: Term, other: Term) -> Affine:
+        """A triangle of a matrix times the values of `other` in all rows, as `term` sees them."""
+        product = self.b.contract
+        known = to.known
+        if known is not None and self._columns() is not None:
+            known = self._weighed(matrix, known, term, other)
+        elif known is not None:
+            known = product(matrix, self._column(known), (COLUMN,))
+        w = None if to.w is None else product(matrix, self._column(to.w), (COLUMN,))
+        return Affine(known, w)
 
-        return Affine(product(to.known), product(to.w))
+    def _weighed(self, matrix: Ref, x: Ref, term: Term, other: Term) -> Ref:
+        """The same where columns decay on the way: products of stretches are stretches again.
+
+        So the inverse for each column is that without these decays, its entries weighed with them.
+        """
+        b, columns = self.b, self._columns()
+        assert columns is not None
+        total = columns.spread(matrix, x, term.place, other.place)
+        if other.place > term.place:
+            return total
+        same = b.binary("eq", b.iota(ROW), b.iota(COLUMN))
+        own = b.sum(b.where(same, matrix, b.const(0.0)), (COLUMN,))
+        near = columns.scaled(x, columns.among(self.events[other.place : term.place]))
+        return b.add(total, b.mul(own, near))
 
     def _sum(self, a: Affine, c: Affine) -> Affine:
         return Affine(self._plus(a.known, c.known), self._plus(a.w, c.w))

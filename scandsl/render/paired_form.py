@@ -140,7 +140,7 @@ def _joined(text: str, kinds: Sequence[Kind]) -> list[str]:
     out, place = [], 0
     for kind in kinds:
         if kind is Kind.COMPLEX:
-            out.append(f"torch.complex({text}[{place}], {text}[{place + 1}])")
+            out.append(f"torch.complex({text}[{place}], {text}[{place + 1}]).contiguous()")
         else:
             out.append(f"{text}[{place}]")
         place += 2 if kind is Kind.COMPLEX else 1
