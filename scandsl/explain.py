@@ -11,7 +11,7 @@ from scandsl.analysis.program import Form, Stage
 from scandsl.analysis.report import Json, describe, report
 from scandsl.analysis.show import show
 from scandsl.kernels.backward import backward_program, cotangent_stores
-from scandsl.kernels.chunk_pairs import real_chunks, real_declarations
+from scandsl.kernels.chunk_pairs import real_chunks, real_declarations, runs
 from scandsl.kernels.cost import KernelCost, Setting, compulsory_bytes, kernel_cost, setting
 from scandsl.kernels.schedule import Kernel, schedule
 from scandsl.kernels.step import step_program
@@ -19,6 +19,7 @@ from scandsl.kernels.step_cost import TOKENS, step_costs
 from scandsl.plan import Plan
 from scandsl.render.lowering import lower
 from scandsl.render.sequential_triton import step_of
+from scandsl.render.triton_kernel import unprintable
 
 SIZE, ITEM = 128, 2
 """The call that costs are shown for: every free dimension 128, bfloat16."""
@@ -33,12 +34,20 @@ _LOOP = (
 )
 
 
+_ENTRIES = (
+    "kernels: one over time in each direction, on Triton; on torch chunks of 64 tokens",
+    "  forward   each row moves all entries of the state, of many chunks at once if they are few;",
+    "            the state is kept at the start of every chunk",
+    "  backward  the chunks against time: the rows are run through again, then their cotangents",
+)
+
+
 def explanation(plan: Plan) -> Json:
     """The report of the analysis, with launches, bytes and operations of its kernels."""
     data = report(plan.program)
     data["form"] = plan.form.value
     data["reason"] = plan.reason
-    data["kernels"] = _kernels(plan) if plan.form is Form.CHUNK else None
+    data["kernels"] = _kernels(plan) if _in_kernels(plan) else None
     data["stages"] = [_stage(plan, s) for s in _stages(plan)]
     if _over_time(plan):
         data["kernels"] = _steps(plan)
@@ -54,7 +63,17 @@ def lines(plan: Plan) -> list[str]:
         return [*out, *(("", *_LOOP, *_step_lines(plan)) if _over_time(plan) else ())]
     if plan.form is not Form.CHUNK:
         return [*out, *_LOOP, *_step_lines(plan)]
+    if not _in_kernels(plan):
+        return [*out, *_ENTRIES, *_step_lines(plan)]
     return [*out, *_kernel_lines(plan)]
+
+
+def _in_kernels(plan: Plan) -> bool:
+    """Whether chunks are carried out by kernels on Triton."""
+    if plan.form is not Form.CHUNK:
+        return False
+    _, forward = real_chunks(plan.program)
+    return not runs(forward) and unprintable(forward) is None
 
 
 # ---------------------------------------------------------------- chains
@@ -74,7 +93,7 @@ def _stage(plan: Plan, stage: Stage) -> Json:
     recurrence = stage.program.recurrence
     dims = {o.name: list(o.dims) for o in recurrence.outputs}
     part = _part(plan, stage)
-    kernels = _steps(part) if _over_time(part) else None
+    kernels = _steps(part) if stage.form is Form.SEQUENTIAL else None
     return {
         "form": stage.form.value,
         "states": [s.name for s in recurrence.states],
@@ -83,7 +102,7 @@ def _stage(plan: Plan, stage: Stage) -> Json:
         "hands_on": {name: dims[name] for name in stage.passed},
         "outputs": [name for name in dims if name not in stage.passed],
         "runs": _RUNS[stage.form],
-        "kernels": _kernels(part) if stage.form is Form.CHUNK else kernels,
+        "kernels": _kernels(part) if _in_kernels(part) else kernels,
     }
 
 
@@ -106,10 +125,11 @@ def _stage_lines(plan: Plan, stage: Stage, number: int) -> list[str]:
         dims = f"[{', '.join(output.dims)}]" if output.dims else ""
         text = show(recurrence.values, output.value, inside=True)
         out.append(f"  hands on {output.name}{dims} = {text}")
-    if stage.form is Form.CHUNK:
-        out += _kernel_lines(_part(plan, stage))
+    part = _part(plan, stage)
+    if _in_kernels(part):
+        out += _kernel_lines(part)
     elif stage.form is Form.SEQUENTIAL:
-        out += _step_lines(_part(plan, stage))
+        out += _step_lines(part)
     return out
 
 
@@ -183,10 +203,10 @@ def _over_time(plan: Plan) -> bool:
 
     A chain without a stage that carries something on chip has them too.
     """
-    forms = [stage.form for stage in _stages(plan)]
-    if forms:
-        return not {Form.CHUNK, Form.SEQUENTIAL} & {*forms}
-    return plan.form is Form.SEQUENTIAL
+    parts = [_part(plan, stage) for stage in _stages(plan)]
+    if parts:
+        return not any(p.form is Form.SEQUENTIAL or _in_kernels(p) for p in parts)
+    return plan.form is Form.SEQUENTIAL or not _in_kernels(plan)
 
 
 def _step_costs(plan: Plan) -> tuple[Setting, dict[str, KernelCost]]:

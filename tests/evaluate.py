@@ -9,12 +9,15 @@ from torch import Tensor
 
 from scandsl.ir import nodes as n
 
-_KINDS = {n.Kind.REAL: torch.float64, n.Kind.INT: torch.int64, n.Kind.BOOL: torch.bool}
+_KINDS = {
+    n.Kind.REAL: torch.float64, n.Kind.COMPLEX: torch.complex128, n.Kind.INT: torch.int64,
+    n.Kind.BOOL: torch.bool,
+}  # fmt: skip
 _functional = torch.nn.functional
 _UNARY = {
     "neg": torch.neg, "logsigmoid": _functional.logsigmoid, "softplus": _functional.softplus,
     "silu": _functional.silu, "relu": _functional.relu, "elu": _functional.elu,
-    "gelu": _functional.gelu, "not": torch.logical_not,
+    "gelu": _functional.gelu, "not": torch.logical_not, "re": torch.real, "im": torch.imag,
 }  # fmt: skip
 _BINARY = {
     "mod": torch.remainder, "max": torch.maximum, "min": torch.minimum,
@@ -68,6 +71,31 @@ class Evaluator:
         x = self(ref).permute([own.index(d) for d in dims if d in own])
         return x.reshape([self.sizes[d] if d in own else 1 for d in dims])
 
+    def _recurrence(self, op: n.Recur, dims: n.Dims) -> Tensor:
+        """Row after row, as its definition says."""
+        inner = tuple(d for d in dims if d != op.row)
+        full = (op.row, *inner)
+        size = self.sizes[op.row]
+        shape = [self.sizes[d] for d in full]
+        a, b = self(op.a, full).expand(shape), self(op.b, full).expand(shape)
+        after = None if op.after is None else self(op.after, full).expand(shape)
+        state = self(op.start, inner).expand(shape[1:])
+        before: list[Tensor] = [state] * size
+        each: list[Tensor] = [state] * size
+        for i in reversed(range(size)) if op.adjoint else range(size):
+            before[i] = state
+            if not self.row[i]:
+                each[i] = torch.zeros_like(state) if op.adjoint else state
+            elif op.adjoint:
+                each[i] = state + b[i]
+                state = a[i] * each[i] + (0 if after is None else after[i])
+            else:
+                state = each[i] = a[i] * state + b[i]
+        if op.of == "end":
+            return state
+        rows = torch.stack(each if op.of == "each" else before)
+        return rows.movedim(0, dims.index(op.row))
+
     def _axis(self, ref: n.Ref, dim: str) -> int:
         return self.values[ref].dims.index(dim)
 
@@ -92,6 +120,10 @@ class Evaluator:
                 return self(x, dims).maximum(self(low, dims)).minimum(self(high, dims))
             case n.Cast(x) | n.StopGrad(x):
                 return self(x)
+            case n.MakeComplex(re, im):
+                return torch.complex(self(re, dims), self(im, dims))
+            case n.Recur():
+                return self._recurrence(value.op, dims)
             case n.Expand(x):
                 return self(x, dims)
             case n.Where(c, a, b):

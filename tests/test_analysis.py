@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from scandsl.analysis import analyse
+from scandsl.analysis.forms import CHUNKS
 from scandsl.analysis.graph import dependency_graph
 from scandsl.analysis.program import Decay, Form, Program, Transition, Write
 from scandsl.analysis.report import describe, report
@@ -137,6 +138,9 @@ CHUNKED = (
     "analysis:gate_from_state", "analysis:mean_read", "analysis:pure_map",
     "analysis:both_gates", "analysis:free_gate", "analysis:oja_read", "analysis:static_entries",
     "exponential_moving_average:exponential_moving_average", "gated_oja_rule:gated_oja_rule",
+    "analysis:whole", "analysis:late_query", "analysis:last_value", "analysis:full_gate",
+    "analysis:everywhere", "gated_delta_net:gated_delta_net", "mlstm_sigmoid:mlstm_sigmoid",
+    "xpos_retention:xpos_retention", "hgrn:hgrn", "lru:lru", "mamba:mamba", "s4d:s4d", "s5:s5",
     "based:based",
     "gated_slot_attention:gated_slot_attention", "hgrn2:hgrn2", "min_gru:min_gru", "rg_lru:rg_lru",
     "delta_net:delta_net", "delta_product:delta_product", "gated_delta_rule:gated_delta_rule",
@@ -148,7 +152,7 @@ CHUNKED = (
 
 def test_which_programs_are_chunked() -> None:
     found = {n for n in NAMES if program(n).form is Form.CHUNK}
-    names = ("linear_attention", "delta_product", "gated_delta_rule", "rwkv7")
+    names = ("linear_attention", "delta_product", "gated_delta_rule", "rwkv7", "mamba", "lru")
     again = {f"language:{n}" for n in names}
     assert found == {*CHUNKED, *again}
 
@@ -159,7 +163,7 @@ def test_whatever_is_sequential_says_why(name: str) -> None:
     for component in found.components:
         assert component.reason
         if found.form is not Form.CHAIN:
-            assert (component.form is Form.CHUNK) == (found.form is Form.CHUNK)
+            assert (component.form in CHUNKS) == (found.form is Form.CHUNK)
         if component.form is Form.SEQUENTIAL:
             assert component.refused and component.refused[0].form is Form.CHUNK
     json.dumps(report(found))
@@ -170,8 +174,6 @@ REASONS = {
     "gru:gru": "`(1 - z) * h` is a product of two values that both depend on the state",
     "analysis:per_column": "the update `k` has a strength along [V]: with an inverse for each "
     "column, chunks would make more passes over memory than the loop over tokens",
-    "analysis:whole": "the state is read as a whole in `S`, not by a query",
-    "analysis:everywhere": "the decay `where(every 2, 0.5, 1)` depends on an `every` block",
     "analysis:lagged": "earlier tokens of what is known beforehand: all tokens at once",
     "elman_rnn:elman_rnn": "`tanh(R @ … + x)` is the tanh of a value that depends on the state",
 }
@@ -180,6 +182,21 @@ REASONS = {
 @pytest.mark.parametrize("name", REASONS)
 def test_reason_names_the_term(name: str) -> None:
     assert program(name).components[0].reason == REASONS[name]
+
+
+REFUSALS = {
+    "analysis:whole": "the state is read as a whole in `S`, not by a query",
+    "analysis:everywhere": "the decay `where(every 2, 0.5, 1)` depends on an `every` block",
+    "analysis:full_gate": "the decay `a` is no product of one along each dimension",
+    "lru:lru": "state `h` is complex, and no matrix",
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_states_that_move_entry_by_entry_say_why_not_by_matrix_products(name: str) -> None:
+    component = program(name).components[0]
+    assert component.form is Form.SCAN
+    assert component.refused[0].reason == REFUSALS[name]
 
 
 def test_events_of_rwkv7_keep_their_moments() -> None:

@@ -37,7 +37,7 @@ STAGES = {
     "stabilised": "convolution sequential chunk",
     "sandwich": "chunk convolution chunk sequential",
     "flagged": "sequential chunk",
-    "turning": "convolution sequential chunk",
+    "turning": "convolution chunk",
     "heads_apart": "map convolution chunk",
     "batches": "sequential chunk",
     "alone": "convolution",
@@ -47,7 +47,7 @@ STAGES = {
 }
 EXAMPLES = {
     "conv_gated_delta_rule": "convolution chunk",
-    "h3": "convolution sequential",
+    "h3": "convolution chunk",
     "mlstm": "sequential chunk",
     "rational_transfer_function": "convolution sequential",
     "short_convolution": "convolution",

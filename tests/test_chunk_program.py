@@ -170,7 +170,7 @@ def differences(program: Program, time: int = TIME, size: int = CHUNK) -> dict[s
     generator = torch.Generator().manual_seed(5)
     names = [o.name for o in recurrence.outputs]
     values = [*true.outputs, *ends.values()]
-    seeds = [torch.randn(x.shape, generator=generator, dtype=torch.float64) for x in values]
+    seeds = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in values]
     grads = torch.autograd.grad(values, list(leaves.values()), seeds, allow_unused=True)
 
     forward = chunk_program(program)

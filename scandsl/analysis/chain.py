@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from scandsl.analysis.cut import NEVER, cheapest
 from scandsl.analysis.extract import Piece, extracted, taken
+from scandsl.analysis.forms import CHUNKS
 from scandsl.analysis.graph import Graph, dependency_graph, strongly_connected
 from scandsl.analysis.program import (
     Component,
@@ -66,7 +67,7 @@ class _Fault:
 def chained(program: Program) -> Program:
     """The program as a chain of stages, if it is one."""
     complex_ = any(v.kind is Kind.COMPLEX for v in program.recurrence.values)
-    if program.form is Form.CHUNK and (not complex_ or _turning(program)):
+    if program.form is Form.CHUNK and (not complex_ or _holds_complex(program)):
         return program
     found = _Cutter(program).run()
     if isinstance(found, Program):
@@ -74,11 +75,10 @@ def chained(program: Program) -> Program:
     return _in_one_piece(program, found)
 
 
-def _turning(program: Program) -> bool:
-    """Whether a complex state is carried out in chunks: complex values are pairs there."""
-    complex_ = {s.name for s in program.recurrence.states if s.kind is Kind.COMPLEX}
-    chunked = [c for c in program.components if c.form is Form.CHUNK]
-    return any(complex_ & set(c.states) for c in chunked)
+def _holds_complex(program: Program) -> bool:
+    """Whether some state that is carried out in chunks is complex: then so may all values be."""
+    own = {s for c in program.components if c.form in CHUNKS for s in c.states}
+    return any(s.name in own and s.kind is Kind.COMPLEX for s in program.recurrence.states)
 
 
 def _in_one_piece(program: Program, fault: _Fault) -> Program:
@@ -111,7 +111,7 @@ class _Cutter:
         self.results = {
             e.result
             for c in program.components
-            if c.form is Form.CHUNK
+            if c.form in CHUNKS
             for e in c.events
             if isinstance(e, Probe | Read)
         }
@@ -161,14 +161,15 @@ class _Cutter:
         mask = 0
         for node in nodes:
             mask |= self.graph.feeds[node]
-        if component is not None and self.program.components[component].form is Form.CHUNK:
+        if component is not None and self.program.components[component].form in CHUNKS:
             for ref in taken(self.program.components[component].events):
                 mask |= self.graph.looks[ref]
         return mask
 
     def _form(self, nodes: Sequence[int], component: int | None) -> Form:
         if component is not None:
-            return self.program.components[component].form
+            form = self.program.components[component].form
+            return Form.CHUNK if form in CHUNKS else form
         memory = self.memories[nodes[0] - len(self.recurrence.states)]
         smooth = memory.kind in (Kind.REAL, Kind.COMPLEX)
         return Form.CONVOLUTION if smooth else Form.SEQUENTIAL
@@ -204,13 +205,12 @@ class _Cutter:
         outputs = [o.value for o in self.recurrence.outputs]
         live = self._live([*outputs, *(r for found in roots for r in found)])
         forced = self._forced(plan)
-        turning = _turning(self.program)
-        if any(form is Form.CHUNK for form, _ in plan) and not turning:
+        real = not _holds_complex(self.program)
+        if real and any(form is Form.CHUNK for form, _ in plan):
             forced[0] |= {r for r in live if not self.level[r] and self._leaves_complex(r)}
         for ref in sorted(live):
             level = self.level[ref]
-            chunked = level > 0 and plan[level - 1][0] is Form.CHUNK
-            if chunked and self._is_complex(ref) and not turning:
+            if real and level and plan[level - 1][0] is Form.CHUNK and self._is_complex(ref):
                 return _Fault(f"`{show(self.values, ref)}` is complex; chunks are real", ref)
         pieces = []
         for level, (form, mask) in enumerate([(Form.MAP, 0), *plan]):
@@ -246,7 +246,7 @@ class _Cutter:
     def _roots(self, plan: Sequence[tuple[Form, int]]) -> list[list[Ref]]:
         """What each stage computes for its own states."""
         out: list[list[Ref]] = [[] for _ in range(len(plan) + 1)]
-        chunked = {s: c for c in self.program.components if c.form is Form.CHUNK for s in c.states}
+        chunked = {s: c for c in self.program.components if c.form in CHUNKS for s in c.states}
         for state in self.recurrence.states:
             level = self._node_level(plan, state.name)
             if state.name in chunked:

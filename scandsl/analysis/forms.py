@@ -33,9 +33,12 @@ _SCALAR = (Transition.NONE, Transition.SCALAR_CONSTANT, Transition.SCALAR)
 _CHUNKED = (
     *_SCALAR, Transition.KEY, Transition.VALUE, Transition.BOTH, Transition.LOW_RANK,
 )  # fmt: skip
-_SCANS = (
-    Transition.ELEMENTWISE, Transition.ROTATION, Transition.MAX_PLUS, Transition.LOG_SUM_EXP,
+_ENTRIES = (*_SCALAR, Transition.KEY, Transition.VALUE, Transition.BOTH, Transition.ELEMENTWISE,
+    Transition.ROTATION, Transition.SHIFT,
 )  # fmt: skip
+_LATER = (Transition.MAX_PLUS, Transition.LOG_SUM_EXP)
+CHUNKS = (Form.CHUNK, Form.SCAN)
+"""The forms of components that a stage of chunks carries out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +56,29 @@ def choose(recurrence: Recurrence, components: Sequence[Component]) -> Program:
     """
     faults = [_chunk_fault(recurrence, components, i) for i in range(len(components))]
     ranges = intervals(recurrence)
-    chosen = tuple(_chosen(c, fault, ranges) for c, fault in zip(components, faults, strict=True))
+    chosen = tuple(
+        _chosen(recurrence, c, fault, ranges) for c, fault in zip(components, faults, strict=True)
+    )
+    chosen = _of_one_kind(recurrence, chosen)
     whole = _program_fault(recurrence, chosen)
     if whole is not None:
         return Program(recurrence, chosen, Form.SEQUENTIAL, whole.reason)
     return Program(recurrence, chosen, Form.CHUNK, "every component is carried out in chunks")
 
 
-def _chosen(component: Component, fault: Fault | None, ranges: Sequence[Range]) -> Component:
+def _chosen(
+    recurrence: Recurrence, component: Component, fault: Fault | None, ranges: Sequence[Range]
+) -> Component:
     name = component.transition.value
     if fault is None:
         reason = f"affine with {_decay_words(component)}: tokens in chunks, by matrix products"
         reason += _numeric_words(component, ranges)
         return replace(component, form=Form.CHUNK, reason=reason)
     refused = [Refusal(Form.CHUNK, fault.reason, fault.culprit)]
+    if _only_entries(recurrence, component):
+        return _by_entries(component, refused)
     later = f"the parallel form for “{name}” is still to come"
-    if component.transition in _SCANS:
+    if component.transition in _LATER:
         refused.append(Refusal(Form.SCAN, later))
     if component.invariant and component.transition not in _SCALAR:
         refused.append(Refusal(Form.CONVOLUTION, "constant in time; the convolution is to come"))
@@ -81,6 +91,51 @@ def _chosen(component: Component, fault: Fault | None, ranges: Sequence[Range]) 
         culprit=fault.culprit,
         refused=tuple(refused),
     )
+
+
+def _of_one_kind(recurrence: Recurrence, components: Sequence[Component]) -> tuple[Component, ...]:
+    """Complex states of one scan all move entry by entry, or else all by matrix products.
+
+    Matrix products take complex numbers apart, into pairs; entry by entry they stay what they are.
+    """
+    complex_ = {s.name for s in recurrence.states if s.kind is Kind.COMPLEX}
+    scans = [c for c in components if c.form is Form.SCAN and complex_ & set(c.states)]
+    turning = [c for c in components if c.form is Form.CHUNK and complex_ & set(c.states)]
+    if not scans or not turning:
+        return tuple(components)
+    why = Fault("another complex state of the scan moves entry by entry")
+    if all(_only_entries(recurrence, c) for c in turning):
+        refused = (Refusal(Form.CHUNK, why.reason),)
+        return tuple(_by_entries(c, refused) if c in turning else c for c in components)
+    why = Fault("another complex state of the scan takes part in matrix products")
+    return tuple(
+        replace(
+            c, form=Form.SEQUENTIAL, reason=why.reason, refused=(Refusal(Form.CHUNK, why.reason),)
+        )
+        if c in scans
+        else c
+        for c in components
+    )
+
+
+def _by_entries(component: Component, refused: Sequence[Refusal]) -> Component:
+    """The component as one whose entries move by themselves: nothing needs a logarithm."""
+    reason = f"affine, each entry by itself ({component.transition.value}): "
+    reason += "tokens in chunks, their decays multiplied and added up row by row"
+    events = tuple(replace(e, log=None) if isinstance(e, Decay) else e for e in component.events)
+    return replace(component, form=Form.SCAN, reason=reason, events=events, refused=tuple(refused))
+
+
+def _only_entries(recurrence: Recurrence, component: Component) -> bool:
+    """Whether steps do nothing to the component but decay it, add to it and read it."""
+    if len(component.states) != 1 or component.memories or component.reason:
+        return False
+    if component.transition not in _ENTRIES or not component.events:
+        return False
+    (name,) = component.states
+    if any(isinstance(v.op, LagState) and v.op.state == name for v in recurrence.values):
+        return False
+    return all(isinstance(e, Decay | Write | Read) for e in component.events)
 
 
 def _decay_words(component: Component) -> str:
@@ -177,6 +232,12 @@ def _class_fault(
     state = next(s for s in recurrence.states if s.name == component.states[0])
     matrix = component.contracted and component.free and component.events
     turning = component.transition is Transition.ROTATION and matrix
+    if component.transition is Transition.ELEMENTWISE and not vector:
+        culprit = next((_weight(e) for e in component.events if _marks(e)), None)
+        text = "its decay" if culprit is None else f"the decay `{show(recurrence.values, culprit)}`"
+        return Fault(f"{text} is no product of one along each dimension", culprit)
+    if component.transition is Transition.ROTATION and not turning:
+        return Fault(f"state `{state.name}` is complex, and no matrix")
     if component.transition not in _CHUNKED and not vector and not turning:
         culprit = next((_weight(e) for e in component.events if _marks(e)), None)
         text = "" if culprit is None else f" (`{show(recurrence.values, culprit)}`)"
@@ -317,7 +378,7 @@ def event_operands(event: Event) -> tuple[Ref, ...]:
 
 def _program_fault(recurrence: Recurrence, components: Sequence[Component]) -> Fault | None:
     for component in components:
-        if component.form is not Form.CHUNK:
+        if component.form not in CHUNKS:
             names = ", ".join(component.states or component.memories)
             reason = f"component {names} is sequential ({component.reason})"
             return Fault(reason, component.culprit)

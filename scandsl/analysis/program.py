@@ -110,7 +110,7 @@ class Form(Enum):
     """How a component is carried out."""
 
     CHUNK = "chunk"
-    SCAN = "scan"
+    SCAN = "scan"  # entry by entry, within chunks
     CONVOLUTION = "convolution"
     BLOCKS = "blocks"
     SEQUENTIAL = "sequential"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from typing_extensions import assert_never
@@ -43,6 +44,7 @@ from scandsl.ir.nodes import (
     Normalize,
     Param,
     Prev,
+    Recur,
     Reduce,
     Ref,
     Rename,
@@ -85,16 +87,23 @@ def vjp(
     cotangents: dict[Ref, Ref] = {}
     for ref, g in seeds.items():
         _accumulate(builder, cotangents, ref, g)
+    push = _Push(builder, guarded)
+    runs = _runs(builder.values, stop)
     for ref in range(stop - 1, -1, -1):
-        if ref not in cotangents or not active[ref]:
+        if ref in cotangents and active[ref]:
+            value = builder.values[ref]
+            g = builder.expand(cotangents[ref], value.dims)
+            cotangents[ref] = g
+            if ref in leaves and not any(active[r] for r in _followed(value)):
+                continue
+            shares = push.contributions(ref, value, g)
+        elif ref in runs:
+            shares = ()
+        else:
             continue
-        value = builder.values[ref]
-        g = builder.expand(cotangents[ref], value.dims)
-        cotangents[ref] = g
-        if ref in leaves and not any(active[r] for r in _followed(value)):
-            continue
-        push = _Push(builder, guarded)
-        for operand, share in push.contributions(ref, value, g):
+        if ref in runs:
+            shares = push.recurrence(ref, runs[ref])
+        for operand, share in shares:
             if active[operand]:
                 fitted = builder.sum(
                     share, set(builder.dims_of(share)) - set(builder.dims_of(operand))
@@ -105,6 +114,16 @@ def vjp(
         found = cotangents.get(ref)
         out[ref] = None if found is None else builder.expand(found, builder.dims_of(ref))
     return out
+
+
+def _runs(values: Sequence[Value], stop: int) -> dict[Ref, Recur]:
+    """Recurrences by the first of the values that are made of each."""
+    found: dict[Recur, Ref] = {}
+    for ref in range(stop):
+        op = values[ref].op
+        if isinstance(op, Recur):
+            found.setdefault(replace(op, of="each"), ref)
+    return {ref: op for op, ref in found.items()}
 
 
 def _followed(value: Value) -> tuple[Ref, ...]:
@@ -153,6 +172,7 @@ class _Push:
     def __init__(self, builder: Builder, guarded: frozenset[Ref]) -> None:
         self.b = builder
         self.guarded = guarded
+        self.runs: dict[Recur, dict[str, Ref]] = {}
 
     # ------------------------------------------------------------ helpers
 
@@ -219,6 +239,9 @@ class _Push:
                 return [(x, b.select(g, dim, i)) for i, x in enumerate(xs)]
             case Expand(x):
                 return ((x, g),)
+            case Recur():  # what was found for all values of one, `recurrence` takes together
+                self.runs.setdefault(replace(value.op, of="each"), {})[value.op.of] = g
+                return ()
             case CumSum(x, dim, reverse, exclusive):
                 return ((x, b.cumsum(g, dim, not reverse, exclusive)),)
             case CumProd(x):
@@ -406,6 +429,27 @@ class _Push:
                 return ()
             case unreachable:
                 assert_never(unreachable)
+
+    def recurrence(self, ref: Ref, op: Recur) -> Sequence[Contribution]:
+        """Shares of the cotangents of all values of a recurrence: it runs back once for all."""
+        found = self.runs.get(op)
+        if not found:
+            return ()
+        if op.adjoint:
+            raise InternalError("an adjoint is not differentiated again")
+        b = self.b
+        zero = b.const(0.0, b.kind_of(op.start))
+        a, rows, row = self.conj(op.a), op.rows, op.row
+        end = b.expand(found.get("end", zero), set(b.dims_of(ref)) - {row})
+        each, after = found.get("each", zero), found.get("before")
+        run = b.recur(a, each, end, rows, row, "each", True, after)
+        back = b.recur(a, each, end, rows, row, "end", True, after)
+        before = self.conj(b.recur(op.a, op.b, op.start, rows, row, "before"))
+        if ref in self.guarded:
+            slope = self.times(ref, run, before)
+        else:
+            slope = b.sum_product(run, before, b.dims_of(op.a))
+        return ((op.a, slope), (op.b, run), (op.start, back))
 
     def _scores(self, op: Scores, g: Ref) -> Sequence[Contribution]:
         b = self.b

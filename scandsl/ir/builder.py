@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from scandsl.diagnostics import Span
 from scandsl.ir.nodes import (
@@ -36,6 +37,7 @@ from scandsl.ir.nodes import (
     Op,
     Param,
     Prev,
+    Recur,
     Reduce,
     ReduceFn,
     Ref,
@@ -421,6 +423,24 @@ class Builder:
         kind = max(self.kind_of(m), self.kind_of(x), key=_RANK.__getitem__)
         op = Spread(self.cast(m, kind), self.cast(x, kind), a, row, column, over, factors, block)
         return self.emit(op, (row, over), kind)
+
+    def recur(
+        self,
+        a: Ref,
+        b: Ref,
+        start: Ref,
+        rows: Ref,
+        row: str,
+        of: Literal["each", "before", "end"] = "each",
+        adjoint: bool = False,
+        after: Ref | None = None,
+    ) -> Ref:
+        """An elementwise recurrence along `row`, or its adjoint."""
+        kind = self.kind_of(start)
+        op = Recur(self.cast(a, kind), self.cast(b, kind), start, rows, row, of, adjoint, after)
+        given = (op.a, op.b, start) if after is None else (op.a, op.b, start, after)
+        dims = {d for x in given for d in self.dims_of(x)} - {row}
+        return self.emit(op, dims if of == "end" else {row, *dims}, kind)
 
     def infinity(self, negative: bool = False) -> Ref:
         """±∞."""

@@ -410,6 +410,26 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
+class Recur:
+    """An elementwise recurrence along `row`, from `start`:  s_i = a_i s_{i-1} + b_i.
+
+    `of` tells which value is meant: "each" s_i, what each row is handed "before" it, or what is
+    left at the "end", which has no row.  An `adjoint` runs from the last row to the first and adds
+    before it multiplies: each is  m_i = s_{i+1} + b_i,  handed on is  s_i = a_i m_i + after_i.  A
+    row for which `rows` is false hands on what it was handed; its m_i is zero.
+    """
+
+    a: Ref
+    b: Ref
+    start: Ref
+    rows: Ref
+    row: str
+    of: Literal["each", "before", "end"] = "each"
+    adjoint: bool = False
+    after: Ref | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """BOOL along the row dimension `dim` of a chunk: this row holds a token of the sequence."""
 
@@ -428,7 +448,7 @@ Op: TypeAlias = (
     | Unary | Binary | Cast | Clamp | Where | MakeComplex | StopGrad
     | Contract | Reduce | Normalize | Rename | Select | Insert | Stack | Expand
     | Lag | LagState | Grad | CumSum | Segment | SegmentAdjoint | Inverse
-    | Scores | ScoresAdjoint | Spread | CumProd | SegmentProduct | Row | Load
+    | Scores | ScoresAdjoint | Spread | CumProd | SegmentProduct | Recur | Row | Load
 )  # fmt: skip
 
 
@@ -584,6 +604,8 @@ def operands(op: Op) -> tuple[Ref, ...]:  # noqa: C901 - one case per shape
             return (q, k, a)
         case ScoresAdjoint(q, k, a, g):
             return (q, k, a, g)
+        case Recur(a, b, start, rows, after=after):
+            return (a, b, start, rows) if after is None else (a, b, start, rows, after)
         case Grad(e, wrt):
             return (e, wrt)
         case _:

@@ -34,6 +34,7 @@ from scandsl.ir.nodes import (
     Param,
     Prev,
     Range,
+    Recur,
     Recurrence,
     Reduce,
     Ref,
@@ -145,6 +146,10 @@ def print_op(op: Op) -> str:  # noqa: C901 - one line per operation
         case Spread(m, x, a, row, column, over, factors, block):
             head = f"spread[{row}, {column}; {over}]{_factors(factors)}{_block(block)}"
             return f"{head} {_ref(m)} {_ref(x)} {_ref(a)}"
+        case Recur(a, b, start, rows, row, of, adjoint, after):
+            head = f"{'adjoint ' if adjoint else ''}recurrence[{row}] {of}"
+            rest = "" if after is None else f" {_ref(after)}"
+            return f"{head} {_ref(a)} {_ref(b)} {_ref(start)} {_ref(rows)}{rest}"
         case Inverse(x, row, column):
             return f"inverse[{row}, {column}] {_ref(x)}"
         case SegmentProduct(x, row, column, _, exclusive):

@@ -20,6 +20,7 @@ from scandsl.ir.nodes import (
     MakeComplex,
     Normalize,
     Op,
+    Recur,
     Reduce,
     Ref,
     Rename,
@@ -80,6 +81,9 @@ def with_operands(op: Op, refs: Sequence[Ref]) -> Op:  # noqa: C901 - one line p
             return replace(op, q=refs[0], k=refs[1], a=refs[2], g=refs[3])
         case Spread():
             return replace(op, m=refs[0], x=refs[1], a=refs[2])
+        case Recur():
+            after = refs[4] if len(refs) > 4 else None
+            return replace(op, a=refs[0], b=refs[1], start=refs[2], rows=refs[3], after=after)
         case SegmentProduct():
             return replace(op, x=refs[0])
         case Inverse(_, row, column, inner):

@@ -37,6 +37,7 @@ from scandsl.ir.nodes import (
     Op,
     Param,
     Prev,
+    Recur,
     Recurrence,
     Reduce,
     Ref,
@@ -168,6 +169,11 @@ class _Check:
             case ScoresAdjoint(row=row, column=column):
                 self.need(ref, {row, column} <= set(xs[3].dims), "rows and columns")
                 return xs[0].dims, xs[0].kind
+            case Recur(row=row, of=of):
+                self.need(ref, xs[3].dims == (row,) and row not in xs[2].dims, "rows and a start")
+                self.need(ref, xs[0].kind is xs[1].kind is xs[2].kind, "operands of one kind")
+                dims = [d for x in xs for d in x.dims if d != row]
+                return dims if of == "end" else [row, *dims], xs[2].kind
             case Inverse(_, row, column):
                 self.need(ref, {row, column} <= set(xs[0].dims), "rows and columns")
                 return xs[0].dims, xs[0].kind

@@ -2,7 +2,8 @@
 
 In: a `Program` whose components all have the chunk form.  Out: the forward `ChunkProgram`; its
 backward is derived from it by `scandsl.kernels.backward`.  What is no event is carried over value
-by value; the results of reads and probes come from `scandsl.kernels.matrix_state`.
+by value; the results of reads and probes come from `scandsl.kernels.matrix_state`, of states that
+steps only move entry by entry from `scandsl.kernels.elementwise_state`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scandsl.analysis.program import Decay, Event, Probe, Program, Read, Update, Write
+from scandsl.analysis.program import Decay, Event, Form, Probe, Program, Read, Update, Write
 from scandsl.analysis.ranges import intervals
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Dim, Every, Input, Kind, Recurrence, Ref, Row, Time, operands
 from scandsl.ir.rewrite import with_operands
+from scandsl.kernels.elementwise_state import ElementwiseState
 from scandsl.kernels.matrix_state import MatrixState
 from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.simplify import simplify
@@ -39,18 +41,21 @@ class _Lifter:
         self.lifted: dict[Ref, Ref] = {}
         row = self.b.emit(Row(ROW), (ROW,), Kind.BOOL)
         events: dict[str, list[Event]] = {s.name: [] for s in self.recurrence.states}
-        contracted = {s: c.contracted for c in program.components for s in c.states}
+        home = {s: c for c in program.components for s in c.states}
         for component in program.components:
             for event in component.events:
                 events[event.state].append(event)
         self.events = events
         ranges = intervals(self.recurrence)
-        self.states = {
-            s.name: MatrixState(
-                self.b, s, contracted[s.name], events[s.name], self.lift, row, ranges, late
+        self.states: dict[str, MatrixState | ElementwiseState] = {}
+        for state in self.recurrence.states:
+            name, own = state.name, events[state.name]
+            if home[name].form is Form.SCAN:
+                self.states[name] = ElementwiseState(self.b, state, own, self.lift, row)
+                continue
+            self.states[name] = MatrixState(
+                self.b, state, home[name].contracted, own, self.lift, row, ranges, late
             )
-            for s in self.recurrence.states
-        }
         self.seen: dict[Ref, Read | Probe] = {
             e.result: e for found in events.values() for e in found if isinstance(e, Read | Probe)
         }
@@ -123,7 +128,9 @@ class _Lifter:
         if isinstance(event, Read):
             return self.states[event.state].read(event)
         if isinstance(event, Probe):
-            return self.states[event.state].probe(ref)
+            state = self.states[event.state]
+            assert isinstance(state, MatrixState)
+            return state.probe(ref)
         value = self.recurrence.values[ref]
         b = self.b
         match value.op:

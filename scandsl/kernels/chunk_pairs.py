@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from scandsl.analysis.program import Program
-from scandsl.ir.nodes import Kind, Output, Recurrence, State, Tensor
+from scandsl.ir.nodes import Kind, Output, Recur, Recurrence, State, Tensor
 from scandsl.kernels.chunk import chunk_program
 from scandsl.kernels.pairs import parts_of, real_pairs
 from scandsl.kernels.program import Carry, ChunkProgram, Store
@@ -20,9 +20,19 @@ from scandsl.kernels.simplify import simplify
 def real_chunks(program: Program, late: bool = False) -> tuple[Recurrence, ChunkProgram]:
     """Declarations and forward chunk program in real numbers; `late` as in `chunk_program`."""
     recurrence, forward = program.recurrence, chunk_program(program, late)
-    if not any(v.kind is Kind.COMPLEX for v in forward.values):
+    if not any(v.kind is Kind.COMPLEX for v in forward.values) or runs_complex(forward):
         return recurrence, forward
     return real_declarations(recurrence), real_program(forward)
+
+
+def runs(program: ChunkProgram) -> bool:
+    """Whether some state runs along the rows entry by entry."""
+    return any(isinstance(v.op, Recur) for v in program.values)
+
+
+def runs_complex(program: ChunkProgram) -> bool:
+    """Whether complex states run along the rows entry by entry: they stay complex."""
+    return any(isinstance(v.op, Recur) and v.kind is Kind.COMPLEX for v in program.values)
 
 
 def real_declarations(recurrence: Recurrence) -> Recurrence:

@@ -27,6 +27,7 @@ from scandsl.ir.nodes import (
     Expand,
     Kind,
     Load,
+    Recur,
     Reduce,
     Ref,
     Rename,
@@ -181,7 +182,9 @@ class _Homogeneous:
         found: set[str] = set()
         for ref in self.inside:
             op = self.program.values[ref].op
-            if isinstance(op, Contract | Where) or (
+            if isinstance(op, Recur):
+                found |= set(self.program.values[op.a].dims)
+            elif isinstance(op, Contract | Where) or (
                 isinstance(op, Binary) and op.fn in ("mul", "div")
             ):
                 for other in operands(op):
@@ -211,12 +214,18 @@ class _Homogeneous:
                 return b.rename(moved[x], pairs)
             case CumSum(x, dim, reverse, exclusive):
                 return b.cumsum(moved[x], dim, reverse, exclusive)
-            case Cast(x):
+            case Recur() as op:
+                return self._along_rows(op, moved)
+            case Cast(x) | Expand(x):
                 return b.cast(moved[x], value.kind)
-            case Expand(x):
-                return moved[x]
             case _:
                 raise _NoMap
+
+    def _along_rows(self, op: Recur, moved: dict[Ref, Ref]) -> Ref:
+        if op.a in moved or op.b in moved or op.adjoint:
+            raise _NoMap
+        zero = self.b.const(0.0, self.carry.kind)
+        return self.b.recur(op.a, zero, moved[op.start], op.rows, op.row, op.of)
 
     def _sum(self, op: Binary, x: Ref | None, y: Ref | None) -> Ref:
         b = self.b

@@ -28,6 +28,7 @@ from scandsl.ir.nodes import (
     Load,
     Normalize,
     Param,
+    Recur,
     Reduce,
     Ref,
     Rename,
@@ -169,6 +170,9 @@ class _Cutter:
                 return union
             case CumProd(_, dim):
                 self._forbid((frozenset((dim,)) & self.cut) | union)
+            case Recur(adjoint=adjoint):
+                self._forbid(parts[0] if adjoint else union)
+                return union
             case Spread():
                 self._forbid((parts[0] & parts[1]) | parts[2])
                 return union

@@ -43,6 +43,7 @@ from scandsl.ir.nodes import (
     Normalize,
     Param,
     Prev,
+    Recur,
     Recurrence,
     Reduce,
     Ref,
@@ -124,6 +125,7 @@ def evaluate(moment: Moment, known: Known, value: Value) -> Tensor:
             CumSum()
             | CumProd()
             | SegmentProduct()
+            | Recur()
             | Spread()
             | Segment()
             | SegmentAdjoint()

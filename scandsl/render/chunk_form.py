@@ -132,8 +132,11 @@ class ChunkForm:
         known = {Kind.INT: "torch.int64", Kind.BOOL: "torch.bool"}
         if name in self.wide:
             return self.compute_dtype()
+        if kind is Kind.COMPLEX:
+            return "dtype.to_complex()"
         if self.passed is None:
-            return known.get(kind, f"{self.first}.dtype")
+            real = self.recurrence.inputs[0].kind is not Kind.COMPLEX
+            return known.get(kind, f"{self.first}.dtype" if real else "dtype")
         return known.get(kind, "sizes.dtype" if name in self.passed else "sizes.result")
 
     def compute_dtype(self) -> str:
@@ -168,7 +171,11 @@ class ChunkForm:
             if flat:
                 lead = ["rows", "sizes.heads"]
             dtype = self.storage if flat and wide else "sizes.dtype"
+            if carry.kind is Kind.COMPLEX:
+                dtype = "wide"
             shapes.append(f"({tuple_of([*lead, *inner])}, {dtype})")
+        if any(c.kind is Kind.COMPLEX for c in self.forward.carries):
+            body.append("wide = sizes.dtype.to_complex()")
         body += ["return (", *(f"    {s}," for s in shapes), ")"]
         return [*lines, *("    " + x for x in body)]
 

@@ -15,9 +15,11 @@ from scandsl.ir.nodes import (
     Contract,
     Dims,
     Input,
+    Kind,
     Load,
     Output,
     Param,
+    Recur,
     Ref,
     Row,
     Scalar,
@@ -117,6 +119,8 @@ class ChunkTorch(ChunkForm):
         if self.chunk is not None:
             return str(self.chunk)
         widest = max((s.dims for s in self.recurrence.states), key=len, default=())
+        if self._walks(self.forward):
+            return "_ROWS"
         base = {d.name: d.base or d.name for d in self.recurrence.dims}
         parts = [self.size(d) if size == "size" else size.format(base[d]) for d in widest]
         return f"_chunk_length({', '.join(parts)})"
@@ -139,7 +143,7 @@ class ChunkTorch(ChunkForm):
                 case Input(name):
                     arg = self.arg[name]
                     own = self.tensor(name).dims
-                    text = f"_rows({arg}, piece, heads, dtype, zero=False)"
+                    text = self._rows(arg, self.tensor(name).kind, program, "zero=False")
                     text = self._moved(text, 4, own, self.canonical(own))
                     leaf[ref] = names.fresh(f"{arg}_rows")
                     lines.append(f"{leaf[ref]} = {text}")
@@ -147,7 +151,7 @@ class ChunkTorch(ChunkForm):
                     arg = self.arg[name]
                     own = self.tensor(name).dims
                     leaf[ref] = names.fresh(f"{arg}_heads")
-                    text = f"_param({arg}, heads, dtype)"
+                    text = f"_param({arg}, heads, {self._dtype(self.tensor(name).kind)})"
                     text = self._moved(text, 1, own, self.canonical(own))
                     lines.append(f"{leaf[ref]} = {text}")
                     self.helpers.add("_param")
@@ -163,7 +167,7 @@ class ChunkTorch(ChunkForm):
                     out = self._output(name)
                     arg = f"d_{self.arg[out.name]}"
                     leaf[ref] = names.fresh(f"{arg}_rows")
-                    text = f"_rows({arg}, piece, heads, dtype, zero=True)"
+                    text = self._rows(arg, out.kind, program, "zero=True")
                     text = self._moved(text, 4, out.dims, self.canonical(out.dims))
                     lines.append(f"{leaf[ref]} = {text}")
                 case Scalar(name):
@@ -175,9 +179,20 @@ class ChunkTorch(ChunkForm):
     def _row_mask(self, program: ChunkProgram, rows: Ref, inside: frozenset[Ref]) -> str:
         """Which rows hold a token; nothing if all do and only choices ask, before the loop."""
         users = [r for r, v in enumerate(program.values) if rows in operands(v.op)]
+        walks = self._walks(program)
+        if walks:
+            users = [r for r in users if not isinstance(program.values[r].op, Recur)]
         only = all(masks_rows(program.values, program.values[r], rows) for r in users)
-        only = only and inside.isdisjoint(users)
+        only = only and (walks or inside.isdisjoint(users))
         return f"_row_mask(piece, device{', needed=False' if only else ''})"
+
+    def _rows(self, arg: str, kind: Kind, program: ChunkProgram, flag: str) -> str:
+        """A tensor by rows; in the order of time where recurrences run along them."""
+        lie = ", in_time=True" if self._walks(program) else ""
+        return f"_rows({arg}, piece, heads, {self._dtype(kind)}, {flag}{lie})"
+
+    def _dtype(self, kind: Kind) -> str:
+        return "dtype.to_complex()" if kind is Kind.COMPLEX else "dtype"
 
     def _output(self, name: str) -> Output:
         return next(o for o in self.recurrence.outputs if cotangent(o.name) == name)
@@ -268,17 +283,24 @@ class ChunkTorch(ChunkForm):
                 leaf[ref] = f"kept_{self.carry_arg(value.op.name)}"
         printer = TorchPrinter(program.values, self._scope(leaf, self._scalars(program)), names)
         before = set(parts.before)
+        walks = self._walks(program)
         wanted = self._boundary(program, parts.before, parts.inside)
         wanted += [c.next for c in program.carries if c.next in before and c.next not in wanted]
         roots = [x.value for x in program.stores]
-        printer.expect([*wanted, *roots])
+        ends = [c.next for c in program.carries] if walks else []
+        printer.expect([*wanted, *roots, *ends])
         printer.emit(wanted)
         found = {ref: printer.named(ref) for ref in wanted}
         plain = frozenset(ref for ref in wanted if printer.is_number(ref))
         lines += printer.lines
         printer.lines = []
-        lines += self._loop(program, names, found, plain)
-        printer.emit(roots)
+        if walks:
+            lines += self._walked(program, printer)
+        else:
+            lines += self._loop(program, names, found, plain)
+        texts = printer.emit([*roots, *ends])[len(roots) :]
+        for end, text in zip(self._ends_of(program), texts, strict=False):
+            printer.lines += call("", "_advance", [end, text, "piece"])
         self.helpers |= printer.helpers
         texts = []
         for store in program.stores:
@@ -298,6 +320,31 @@ class ChunkTorch(ChunkForm):
         if linear is not None:
             return self._run_loop(program, "_walk_linear", linear)
         return self._step(program, found, plain, names)
+
+    def _walks(self, program: ChunkProgram) -> bool:
+        """Whether every carry runs along the rows by factors and terms known beforehand."""
+        before = set(split(program).before)
+        ops = [program.values[c.next].op for c in program.carries]
+        return bool(ops) and all(
+            isinstance(op, Recur)
+            and before.issuperset({op.a, op.b} | ({op.after} if op.after is not None else set()))
+            and program.values[op.start].op == Load(c.name)
+            for op, c in zip(ops, program.carries, strict=True)
+        )
+
+    def _walked(self, program: ChunkProgram, printer: TorchPrinter) -> list[str]:
+        """Statements that give every chunk of a piece what it is handed."""
+        lines: list[str] = []
+        rooms = zip(self._ends_of(program), self._into(program), strict=True)
+        for carry, (end, into) in zip(program.carries, rooms, strict=True):
+            op = program.values[carry.next].op
+            assert isinstance(op, Recur)
+            dims = (op.row, *program.values[carry.next].dims)
+            arguments = printer.recurrence_arguments(dims, op)
+            after = "None" if op.after is None else printer.along(op.after, dims)
+            arguments += [after, end, "piece", f"{program.reverse}", into]
+            lines += call(f"kept_{self.carry_arg(carry.name)}", "_walk_rows", arguments)
+        return lines
 
     def _is_carry(self, program: ChunkProgram, value: Value) -> bool:
         carried = {c.name for c in program.carries}
@@ -397,7 +444,7 @@ class ChunkTorch(ChunkForm):
             own = self.canonical(carry.dims)
             moved = self._moved(start, 2, carry.dims, own)
             given = start if moved == start else f"None if {start} is None else {moved}"
-            arguments = [given, self._shape(carry), "chunks", "dtype", "device"]
+            arguments = [given, self._shape(carry), "chunks", self._dtype(carry.kind), "device"]
             lines += call(f"end_{self.carry_arg(carry.name)}", "_carried", arguments)
         return lines
 
@@ -407,8 +454,22 @@ class ChunkTorch(ChunkForm):
         sizes = self._sizes()
         widths = list(dict.fromkeys(sizes[d] for d in self._order(inner)))
         widest = f"max({', '.join(widths)})" if len(widths) > 1 else "".join(widths) or "1"
+        if self._walks(program):
+            widest = self._largest(program)
         arguments = ["chunks", "heads", widest, "device", f"reverse={program.reverse}"]
+        if self._walks(program):
+            arguments.append("square=False")
         return [f"for piece in _pieces({', '.join(arguments)}):", *indented(body)]
+
+    def _largest(self, program: ChunkProgram) -> str:
+        """Numbers in the largest value of a row, as text."""
+        sizes = self._sizes()
+        products = {
+            " * ".join(sizes[d] for d in v.dims if d != ROW) or "1": None
+            for v in program.values
+            if ROW in v.dims
+        }
+        return f"max({', '.join(products)})" if len(products) > 1 else next(iter(products), "1")
 
     def _order(self, dims: set[str]) -> list[str]:
         known = [d.name for d in self.recurrence.dims]
@@ -443,7 +504,7 @@ class ChunkTorch(ChunkForm):
         names = self._names()
         lines = [*self._prelude(), *self._carried(program, self.starts())]
         for carry in program.carries:
-            arguments = [self._shape(carry), "chunks", "save", "dtype", "device"]
+            arguments = [self._shape(carry), "chunks", "save", self._dtype(carry.kind), "device"]
             lines += call(f"all_{self.carry_arg(carry.name)}", "_kept", arguments)
         targets = [names.fresh(f"out_{self.arg[s.name]}") for s in program.stores]
         for store, target in zip(program.stores, targets, strict=True):
@@ -509,7 +570,8 @@ class ChunkTorch(ChunkForm):
         if not self.is_input(tensor):
             moved = self._moved(text, 3, self.canonical(store.dims), store.dims)
             added = call(f"{target} +", "_param_sum", [moved, "piece", "heads", arg])
-            room = [f"{target} = torch.zeros({arg}.shape, dtype=dtype, device=device)"]
+            dtype = self._dtype(tensor.kind)
+            room = [f"{target} = torch.zeros({arg}.shape, dtype={dtype}, device=device)"]
             return room, [x.replace(" + = ", " += ", 1) for x in added], f"{target}.to({arg}.dtype)"
         arguments = [arg, f"{arg}.shape[2]", self._inner(store), f"{arg}.dtype", "chunks"]
         room = call(target, "_all_tokens", arguments)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from scandsl.analysis.program import Form
 from scandsl.kernels.backward import backward_program
-from scandsl.kernels.chunk_pairs import real_chunks
+from scandsl.kernels.chunk_pairs import real_chunks, runs, runs_complex
 from scandsl.plan import Plan
 from scandsl.render.chain_form import chain_forms
 from scandsl.render.chunk_form import ChunkForm
@@ -68,10 +68,12 @@ def _chunked(
     torch = ChunkTorch(
         recurrence, arguments, name, forward, backward, plan.chunk, handed=handed, wide=wide
     )
-    slices, helpers = (None, frozenset[str]()) if has_pairs(whole) else render_slices(torch)
+    paired = has_pairs(whole) and not runs_complex(forward)
+    slices, helpers = (None, frozenset[str]()) if paired else render_slices(torch)
     forms, sequential = [replace(torch.render(), slices=slices)], ""
     printer.helpers.update(torch.helpers, helpers)
-    if unprintable(forward) is None and unprintable(backward.program) is None:
+    kernels = not runs(forward) and unprintable(forward) is None
+    if kernels and unprintable(backward.program) is None:
         _, late = real_chunks(plan.program, late=True)
         adjoint = backward_program(late, recurrence.inputs, recurrence.params)
         triton = ChunkTriton(
@@ -86,7 +88,7 @@ def _chunked(
     elif handed is None:  # of a stage of chunks the events tell the step, not its values
         forms.append(render_sequential_triton(names, lowered))
         sequential = forms[-1].forward
-    if not has_pairs(whole):
+    if not paired:
         return forms
     stage = handed is not None
     return [

@@ -34,6 +34,7 @@ from scandsl.ir.nodes import (
     Lag,
     MakeComplex,
     Normalize,
+    Recur,
     Reduce,
     Ref,
     Rename,
@@ -159,6 +160,7 @@ class TorchPrinter:
         self._fixed: set[Ref] = set()
         self._adjoints: dict[tuple[Ref, ...], tuple[str, ...]] = {}
         self._spans: dict[tuple[Ref, bool, int], str] = {}
+        self._runs: dict[Recur, str] = {}
         self._behind: frozenset[Ref] = frozenset()
         self._expected = False
         self._commented: set[str] = set()
@@ -429,6 +431,8 @@ class TorchPrinter:
                 return replace(text, fresh=self._uses[ref] == 1)
             case Spread(m, x, a, factors=factors, block=block):
                 return self.call("_weighted", *self._decayed((m, x), a, factors, block))
+            case Recur(of=of):
+                return Text(f"{self._recurrence(value, value.op)}.{of}")
             case SegmentProduct(x, exclusive=exclusive):
                 return self.call("_segment_product", self._text[x].text, repr(exclusive))
             case CumProd(x, dim, reverse, exclusive):
@@ -660,6 +664,42 @@ class TorchPrinter:
             rest = f"dtype={dtype}, device={self.scope.device}"
             return Text(f"torch.full(({shape}), {text.text}, {rest})")
         return self.call("_expand", self.operand(x, value.dims).text, *sizes)
+
+    # ------------------------------------------------------------ recurrences along rows
+
+    def recurrence_arguments(self, dims: Dims, op: Recur) -> list[str]:
+        """Factors, terms, rows, the axis of the rows and their number; `dims` with the rows."""
+        rows = self._text[op.rows].text
+        axis = dims.index(op.row) - len(dims)
+        terms = "None" if self._is_zero(op.b) else self.along(op.b, dims)
+        return [self.along(op.a, dims), terms, rows, str(axis), self.scope.sizes[op.row]]
+
+    def _recurrence(self, value: Value, op: Recur) -> str:
+        """The name of a recurrence, which is printed once for all of its values."""
+        key = replace(op, of="each")
+        if key not in self._runs:
+            dims = value.dims if op.row in value.dims else (op.row, *value.dims)
+            arguments = self.recurrence_arguments(dims, op)
+            arguments.append("None" if self._is_zero(op.start) else self.along(op.start, dims))
+            if op.after is not None:
+                arguments.append(self.along(op.after, dims))
+            name = self.names.fresh("run", numbered=True)
+            function = "_recurrence_adjoint" if op.adjoint else "_recurrence"
+            call = self.call(function, *arguments)
+            self.lines += bracketed(f"{name} = {function}(", call.call[1:], ")", indent=10)
+            self._runs[key] = name
+        return self._runs[key]
+
+    def along(self, ref: Ref, dims: Dims) -> str:
+        """A printed value as a tensor whose axes line up with `dims`."""
+        text = self._tensor(self._text[ref], self.values[ref].kind)
+        return self.aligned(text, self.values[ref].dims, dims).text
+
+    def _is_zero(self, ref: Ref) -> bool:
+        op = self.values[ref].op
+        while isinstance(op, Cast | Expand):
+            op = self.values[op.x].op
+        return isinstance(op, Const) and op.value == 0
 
     # ------------------------------------------------------------ contractions
 

@@ -40,6 +40,7 @@ from scandsl.ir.nodes import (
     Op,
     Param,
     Prev,
+    Recur,
     Reduce,
     Ref,
     Rename,
@@ -284,7 +285,7 @@ class TritonPrinter:
                 texts = ", ".join(self.cleaned(r, (over,)) for r in (x, x, a))
                 tail = f"i, 0, DOT, PRECISION{_factors(factors)}"
                 return self._plain(f"_tile_scores_adjoint({texts}, {self.named(m)}, {tail})")
-            case Time() | Every() | Prev() | MakeComplex() | Lag() | LagState() | Grad():
+            case Time() | Every() | Prev() | MakeComplex() | Lag() | LagState() | Grad() | Recur():
                 raise InternalError(f"{type(value.op).__name__} has no place in a kernel")
             case unreachable:
                 assert_never(unreachable)
