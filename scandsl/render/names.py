@@ -33,8 +33,16 @@ SIGNATURE_NAMES = frozenset(
 # What public functions call their own values while the scalars are still needed.
 PUBLIC_LOCALS = frozenset({"given", "call", "values", "results"})
 
+# What a launch of a kernel takes beside the kernel's own arguments.
+LAUNCH_NAMES = frozenset(
+    {
+        "grid", "warmup", "num_warps", "num_stages", "num_ctas", "maxnreg", "ir_override",
+        "enable_fp_fusion", "launch_cooperative_grid", "launch_pdl", "waves_per_eu", "debug",
+    }
+)  # fmt: skip
+
 # What the private functions of a module call their own values.
-PRIVATE_LOCALS = frozenset(
+PRIVATE_LOCALS = LAUNCH_NAMES | frozenset(
     {
         "advance", "batch", "carried", "chunk_size", "chunks", "cu_seqlens", "dim", "dot",
         "end", "ends",
@@ -44,7 +52,8 @@ PRIVATE_LOCALS = frozenset(
         "sequences", "shapes", "sizes", "start", "state", "step", "t", "tokens", "total", "values",
         "vectors", "rows", "position", "scan", "every", "offsets", "block_heads", "head_tiles",
         "slots",
-        "scratch", "whole", "room", "held", "hold", "warps",
+        "scratch", "whole", "room", "held", "hold", "warps", "length", "piece", "shape", "first",
+        "last",
     }
 )  # fmt: skip
 

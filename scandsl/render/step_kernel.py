@@ -20,12 +20,14 @@ from scandsl.ir.nodes import Dims, Kind, Load, Ref, Scalar, Value, operands
 from scandsl.kernels.program import POSITION, Carry, Store
 from scandsl.kernels.step import HEAD, StepProgram
 from scandsl.render.layout import WIDTH, weight
+from scandsl.render.names import LAUNCH_NAMES
 from scandsl.render.triton_kernel import drop_unused
 from scandsl.render.triton_printer import Axis, Tile, TritonPrinter, strip, use_counts
 
 _LINE = 64  # longer pointers and masks are computed in lines of their own
 
 _OWN = (
+    *LAUNCH_NAMES,
     "tl", "triton", "TOKENS", "HEADS", "EVERY", "HEAD_TILES", "SAVE", "HOLD", "PACKED",
     "BLOCK_HEADS",
     "DOT", "PRECISION", "ROOM", "WHOLE", "seq", "h", "in_h", "tile", "lane", "begin", "length",

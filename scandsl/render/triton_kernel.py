@@ -40,7 +40,7 @@ from scandsl.kernels.schedule import PREPARED, Kernel
 from scandsl.kernels.split import reach
 from scandsl.kernels.strips import Strips
 from scandsl.kernels.tiling import FIRST
-from scandsl.render.names import ascii_name, inner_names
+from scandsl.render.names import LAUNCH_NAMES, ascii_name, inner_names
 from scandsl.render.triton_printer import (
     WIDTH,
     Axis,
@@ -51,6 +51,7 @@ from scandsl.render.triton_printer import (
 )
 
 _OWN = (
+    *LAUNCH_NAMES,
     "tl", "triton", "CHUNK", "CHUNKS", "TOKENS", "HEADS", "DOT", "PRECISION", "PACKED", "SHORT",
     "i", "row", "seq", "h", "tile", "first", "count", "local", "chunk", "length", "begin",
     "first_chunk", "step", "strip", "n", "where", "position", "starts_ptr", "counts_ptr",

@@ -419,6 +419,8 @@ def relative_rms(got: Tensor, true: Tensor) -> float:
 def scale_of(true: Tensor) -> float:
     """What an error is relative to: the root mean square of the finite numbers of the truth."""
     true = _double(true.detach())
-    finite = true[true.isfinite()].abs().to(torch.float64)
+    if not (true.is_floating_point() or true.is_complex()):
+        return 1.0  # counted, not measured
+    finite = true[true.isfinite()].abs()
     size = float(finite.square().mean().sqrt()) if finite.numel() else 0.0
     return size if size > ZERO[0] else ZERO[1]
