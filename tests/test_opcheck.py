@@ -98,3 +98,27 @@ def test_inference_keeps_nothing_for_backward(tmp_path: Path) -> None:
     with torch.no_grad():
         out, _ = module.gru(*tensors)
     assert not out.requires_grad
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_gradients_that_nobody_asks_for_are_not_computed(backend: str, tmp_path: Path) -> None:
+    """Of fixed tensors none; where only the start is asked for, the whole backward does not run."""
+    module, recurrence = example("gla", tmp_path)
+    tensors, _ = arguments(recurrence, Layout(batch=1, time=20, heads=1), torch.float32)
+    _, last = module.gla(*tensors, backend=backend, output_final_state=True)
+    start = last.detach().requires_grad_()
+    out, _ = module.gla(*tensors, backend=backend, initial_state=start)
+    *_, true = torch.autograd.grad(out.square().sum(), [*tensors, start])
+
+    def called(*args: object) -> None:
+        raise AssertionError("gradients of the tensors are computed")
+
+    operator = _operator(module, recurrence)
+    operator.forms[backend] = operator.forms[backend]._replace(backward=called)
+    fixed = [x.detach() for x in tensors]
+    out, _ = module.gla(*fixed, backend=backend, initial_state=start)
+    (found,) = torch.autograd.grad(out.square().sum(), [start])
+    torch.testing.assert_close(found, true)
+    with pytest.raises(AssertionError, match="are computed"):
+        out, _ = module.gla(*fixed[:-1], tensors[-1], backend=backend, initial_state=start)
+        torch.autograd.grad(out.square().sum(), [tensors[-1]])

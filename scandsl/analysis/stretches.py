@@ -39,8 +39,8 @@ def sides(events: Sequence[Event], contracted: Dims) -> Sides:
     """The decays of a state by what they differ along.
 
     Those along none go with others where there are any, first with the contracted dimension; but
-    they stay apart where the others have logarithms and they have not.  Beside probes they do not go
-    with the free dimension: between a probe and its update no column may decay by itself.
+    they stay apart where the others have logarithms and they have not.  Beside probes they do not
+    go with the free dimension: between a probe and its update no column may decay by itself.
     """
     found = [e for e in events if isinstance(e, Decay)]
     key = [e for e in found if set(e.dims) & set(contracted)]
