@@ -94,6 +94,8 @@ def decays(step: str) -> list[tuple[str, bool, bool]]:
         ("(-exp(complex(0, x)) / exp(complex(exp(y), 1)))", ("K", False, True)),
         ("where(g < -1, exp(complex(g, x)), complex(1, 0))", ("", True, True)),
         ("exp(g * z)", ("", True, True)),
+        ("complex(0, x)", ("K", False, True)),
+        ("complex(-0.3, 0.4)", ("", True, True)),
         ("(exp(g) * z)", ("", False, False)),
     ],
 )

@@ -7,6 +7,7 @@ an arc tangent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -121,9 +122,15 @@ class Polars:
         return Polar(b.where(c, one.modulus, two.modulus), log, angle)
 
     def _wave(self, x: Ref, y: Ref) -> Polar | None:
-        """`r cos a + i r sin a`, and numbers without an imaginary part."""
-        if self.b.constant_of(y) == 0:
+        """`r cos a + i r sin a`, numbers without one of the parts, and constants."""
+        b, re, im = self.b, self.b.constant_of(x), self.b.constant_of(y)
+        if im == 0:
             return Polar(x, self.logs.log(x), None)
+        if re == 0:
+            return Polar(y, self.logs.log(y), b.const(math.pi / 2))
+        if re is not None and im is not None:
+            modulus = b.const(math.hypot(re, im))
+            return Polar(modulus, self.logs.log(modulus), b.const(math.atan2(im, re)))
         left, right = self._factors(x), self._factors(y)
         for ref in left:
             op = self.b.values[ref].op
