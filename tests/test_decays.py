@@ -15,8 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from scandsl.analysis import analyse
 from scandsl.driver import check
 from scandsl.ir.nodes import Recurrence
+from scandsl.kernels.chunk import chunk_program
+from scandsl.kernels.state_map import composition
 from scandsl.loader import load, read_source
 from scandsl.reference import interpret
 from scandsl.testing.compare import Case, backends, relative_rms, runs
@@ -111,3 +114,10 @@ def test_gradients_at_exact_zeros(name: str, backend: str) -> None:
     at = [i for i, x in enumerate(true) if bool((x == 0).any())]
     assert at
     assert any(bool(d_true[i][true[i] == 0].abs().max() > 1e-3) for i in at)
+
+
+def test_a_matrix_for_every_column_is_no_map() -> None:
+    """Slices of time are not composed by maps that are larger than all the states on the way."""
+    found = {n: composition(chunk_program(analyse(r))) for n, r in recurrences().items()}
+    none = [n for n, maps in found.items() if maps is None]
+    assert none == [n for n in found if n.startswith("column_")]

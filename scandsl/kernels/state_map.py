@@ -4,7 +4,7 @@ In: the forward `ChunkProgram` of a recurrence.  Out: a `Composition`: a program
 carries each state from zero, which gives `N`, and beside it the map `M`, which starts as the
 identity (design: "Composition").  `M` is as large as it has to be: one number, a diagonal along
 the dimensions in which decays differ, or a matrix over the dimensions that updates sum over.  A
-program whose carries move in another way has none.
+program whose carries move in another way, such as by a matrix for every column, has none.
 
 The map of a carry may look at other carries (a read of one that feeds the decay or the writes of
 another).  Levels say in which order starts have to be known: the maps of level n are right once
@@ -147,6 +147,8 @@ class _Homogeneous:
             raise _NoMap
         over = self._summed()
         beside = self._differing(over)
+        if over and beside:  # a matrix for every column is larger than what it saves
+            raise _NoMap
         found = StateMap(f"map {carry.name}", over, beside, self.level)
         for dim in over:
             b.add_dim(Dim(BY + dim, base=dim))
