@@ -228,9 +228,10 @@ def _class_fault(
         detail = f" ({component.reason})" if component.reason else ""
         return Fault(later + detail, component.culprit)
     vector = component.transition is Transition.ELEMENTWISE and not component.contracted
-    vector = vector or _is_column(components, component)
+    column = _is_column(components, component)
+    vector = vector or column
     state = next(s for s in recurrence.states if s.name == component.states[0])
-    matrix = component.contracted and component.free and component.events
+    matrix = column or (component.contracted and component.free and component.events)
     turning = component.transition is Transition.ROTATION and matrix
     if component.transition is Transition.ELEMENTWISE and not vector:
         culprit = next((_weight(e) for e in component.events if _marks(e)), None)
