@@ -13,6 +13,7 @@ from scandsl.analysis.show import show
 from scandsl.kernels.backward import backward_program, cotangent_stores
 from scandsl.kernels.chunk_pairs import real_chunks, real_declarations, runs
 from scandsl.kernels.cost import KernelCost, Setting, compulsory_bytes, kernel_cost, setting
+from scandsl.kernels.decay_maps import only_decays
 from scandsl.kernels.schedule import Kernel, schedule
 from scandsl.kernels.step import step_program
 from scandsl.kernels.step_cost import TOKENS, step_costs
@@ -40,6 +41,11 @@ _ENTRIES = (
     "            the state is kept at the start of every chunk",
     "  backward  the chunks against time: the rows are run through again, then their cotangents",
 )
+_SEGMENTS = (
+    "  segments  where fewer than a quarter of a GPU's multiprocessors have 512 numbers of the state",
+    "            to move, long sequences are cut: one launch more in each direction finds the product",
+    "            of each segment's decays and what it leaves of zero, then all run at once",
+)
 
 
 def explanation(plan: Plan) -> Json:
@@ -64,7 +70,8 @@ def lines(plan: Plan) -> list[str]:
     if plan.form is not Form.CHUNK:
         return [*out, *_LOOP, *_step_lines(plan)]
     if not _in_kernels(plan):
-        return [*out, *_ENTRIES, *_step_lines(plan)]
+        segments = _SEGMENTS if only_decays(plan.program) else ()
+        return [*out, *_ENTRIES, *segments, *_step_lines(plan)]
     return [*out, *_kernel_lines(plan)]
 
 

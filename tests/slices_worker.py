@@ -72,6 +72,8 @@ def _run(case: dict[str, Any], rank: int) -> dict[str, Any]:
 
 
 def _leaf(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if x.is_complex():
+        return x.to(dtype.to_complex(), copy=True).requires_grad_()
     if not x.is_floating_point():
         return x.clone()
     return x.to(dtype, copy=True).requires_grad_()

@@ -25,8 +25,16 @@ CASES = (
     Case("chained", CHAINED, backend="triton", time=36),
     Case("chained-packed", CHAINED, SHORT, backend="triton", time=36),
     Case("timed", TIMED, SHORT, backend="triton", time=36),
+    Case("mamba", "mamba", backend="triton", time=36, own_heads={"B": 1}),
+    Case("lru-packed", "lru", SHORT, backend="triton", time=36),
 )
 LENGTH = 11
+
+
+def _narrow(x: torch.Tensor) -> torch.Tensor:
+    if x.is_complex():
+        return x.to(torch.complex64).requires_grad_()
+    return x.float().requires_grad_() if x.is_floating_point() else x
 
 
 @pytest.mark.parametrize("case", CASES, ids=[c.name for c in CASES])
@@ -35,9 +43,7 @@ def test_segments_equal_the_whole(case: Case, tmp_path: Path) -> None:
     module = imported(compiled(case.spec, None)[0], tmp_path, "segments")
     expected = made["expected"]
     tensors = [x.float().requires_grad_() for x in made["tensors"].values()]
-    states = [
-        x.float().requires_grad_() if x.is_floating_point() else x for x in made["state"] or []
-    ]
+    states = [_narrow(x) for x in made["state"] or []]
     start = None if not states else states[0] if len(states) == 1 else tuple(states)
     found = []
     for tokens in (LENGTH, 0):
@@ -52,7 +58,9 @@ def test_segments_equal_the_whole(case: Case, tmp_path: Path) -> None:
         ends = [final] if torch.is_tensor(final) else list(final)
         loss = sum((o * w).sum() for o, w in zip(outputs, made["weights"], strict=True))
         pairs = zip(ends, made["end_weights"], strict=True)
-        loss = loss + sum((x * w).sum() for x, w in pairs if x.is_floating_point())
+        smooth = [(x, w) for x, w in pairs if x.is_floating_point() or x.is_complex()]
+        loss = loss + sum((x * w).sum() for x, w in smooth)
+        loss = loss.real if loss.is_complex() else loss
         leaves = [x for x in (*tensors, *states) if x.requires_grad]
         gradients = torch.autograd.grad(loss, leaves)
         found.append([x.detach() for x in (*outputs, *ends, *gradients)])

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from scandsl.diagnostics import Source
 from scandsl.driver import Options, compile_source
-from scandsl.ir.nodes import Recurrence, memories, uses_time
+from scandsl.ir.nodes import Kind, Recurrence, memories, uses_time
 from scandsl.ir.nodes import Tensor as Declared
 from scandsl.reference import interpret
 from tests.generated import ROOT, imported
@@ -114,6 +114,8 @@ CASES = (
     Case("slots", "gated_slot_attention"),
     Case("min_gru-packed", "min_gru", LONG),
     Case("both", BOTH, uneven=True),
+    Case("mamba-packed", "mamba", PACKED, own_heads={"B": 1}),
+    Case("lru", "lru", uneven=True),
     Case("chained", CHAINED, uneven=True),
     Case("chained-packed", CHAINED, PACKED),
     Case("timed", TIMED, uneven=True),
@@ -211,8 +213,9 @@ def made_case(case: Case, count: int, folder: Path) -> dict[str, Any]:
     loss = sum((o * w).sum() for o, w in zip(ran.outputs, weights, strict=True))
     if case.final:
         pairs = zip(ends, end_weights, strict=True)
-        loss = loss + sum((x * w).sum() for x, w in pairs if x.is_floating_point())
-    loss.backward()
+        smooth = [(x, w) for x, w in pairs if x.is_floating_point() or x.is_complex()]
+        loss = loss + sum((x * w).sum() for x, w in smooth)
+    (loss.real if loss.is_complex() else loss).backward()
     return {
         "module": str(file),
         "scan": recurrence.name,
@@ -243,7 +246,8 @@ def _start(
     sizes = sizes_of(case, recurrence)
     for s in recurrence.states:
         shape = (rows, 2, *(sizes[d] for d in s.dims))
-        out[s.name] = torch.randn(shape, generator=made, dtype=torch.float64)
+        dtype = torch.complex128 if s.kind is Kind.COMPLEX else torch.float64
+        out[s.name] = torch.randn(shape, generator=made, dtype=dtype)
     for m in memories(recurrence):
         shape = (rows, 2, m.depth, *(sizes[d] for d in m.dims))
         out[m.name] = torch.randn(shape, generator=made, dtype=torch.float64)
@@ -253,7 +257,7 @@ def _start(
 
 
 def _leaf(x: Tensor) -> Tensor:
-    return x.clone().requires_grad_(x.is_floating_point())
+    return x.clone().requires_grad_(x.is_floating_point() or x.is_complex())
 
 
 def counts_of(case: Case) -> tuple[int, ...]:
@@ -299,6 +303,8 @@ def all_over(count: int, folder: Path) -> Found:
 def close(a: Tensor, b: Tensor, dtype: torch.dtype) -> None:
     """Equal to rounding, against the size of the whole tensor."""
     assert a.shape == b.shape
+    if b.is_complex():
+        a, b = torch.view_as_real(a), torch.view_as_real(b)
     if not b.is_floating_point():
         assert torch.equal(a, b)
         return

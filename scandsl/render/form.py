@@ -31,7 +31,7 @@ class RenderedSlices:
     has to be right for the parts of its level.  `ends` is the form's backward without the
     gradients of its tensors (`None`: the backward itself serves).  There is one move for each part
     of the state that is no position.  `kernels`: all of it is Triton, worth cutting long sequences
-    into segments for.
+    into segments for.  `steps`: these kernels go token by token, several heads in a program.
     """
 
     source: str
@@ -39,6 +39,7 @@ class RenderedSlices:
     ends: str | None
     moves: tuple[RenderedMove, ...]
     kernels: bool = False
+    steps: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from scandsl.render.paired_form import Paired, complex_results, has_pairs, paire
 from scandsl.render.scan import ScanNames
 from scandsl.render.sequential import render_sequential
 from scandsl.render.sequential_triton import render_sequential_triton
-from scandsl.render.slices import render_slices, render_slices_triton
+from scandsl.render.slices import render_slices, render_slices_steps, render_slices_triton
 from scandsl.render.template import fill
 from scandsl.render.triton_expressions import HELPERS
 from scandsl.render.triton_kernel import unprintable
@@ -86,7 +86,11 @@ def _chunked(
             rendered = replace(rendered, slices=render_slices_triton(maps, rendered, slices))
         forms.append(rendered)
     elif handed is None:  # of a stage of chunks the events tell the step, not its values
-        forms.append(render_sequential_triton(names, lowered))
+        steps = render_sequential_triton(names, lowered)
+        if slices is not None:
+            own = render_slices_steps(plan.program, forward, names, slices)
+            steps = replace(steps, slices=own)
+        forms.append(steps)
         sequential = forms[-1].forward
     if not paired:
         return forms

@@ -49,6 +49,11 @@ def render_sequential_triton(
     return _SequentialTriton(names, lowered, passed).render()
 
 
+def render_steps_forward(names: ScanNames, lowered: Lowered) -> tuple[str, str]:
+    """The forward alone: its source and the name of the function that launches the kernel."""
+    return _SequentialTriton(names, lowered, None).forward_only()
+
+
 def step_of(lowered: Lowered) -> Step:
     """One plain step with its leaves and results by name."""
     stage = whole_step(lowered)
@@ -415,6 +420,13 @@ class _SequentialTriton:
         ]
         text = "\n\n\n".join(blocks) + "\n"
         return RenderedForm("triton", text, names[0], names[1], ("kept",), names[2])
+
+    def forward_only(self) -> tuple[str, str]:
+        """The source of the forward, and its name."""
+        kernel = step_forward(self._setup(False), f"{self.stem}_kernel")
+        name = f"{self.stem}_forward"
+        source = [kernel.source.rstrip(), "\n".join(self._forward(name, kernel))]
+        return "\n\n\n".join(source) + "\n", name
 
     # ------------------------------------------------------------ forward
 

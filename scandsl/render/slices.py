@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from string import ascii_lowercase
 
+from scandsl.analysis.program import Program
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Dim, Dims, Recurrence
 from scandsl.kernels.backward import Backward, cotangent
+from scandsl.kernels.decay_maps import only_decays, with_maps
 from scandsl.kernels.program import ChunkProgram
 from scandsl.kernels.prune import prune
 from scandsl.kernels.state_map import BY, Composition, StateMap, composition
@@ -22,8 +24,10 @@ from scandsl.render.chunk_form import ChunkForm
 from scandsl.render.chunk_torch import ChunkTorch
 from scandsl.render.chunk_triton import ChunkTriton
 from scandsl.render.form import RenderedForm, RenderedMove, RenderedSlices
-from scandsl.render.names import Names
-from scandsl.render.scan import base_names
+from scandsl.render.lowering import lower
+from scandsl.render.names import Names, inner_names
+from scandsl.render.scan import ScanNames, base_names, state_parts
+from scandsl.render.sequential_triton import render_steps_forward
 from scandsl.render.triton_kernel import unprintable
 
 
@@ -66,6 +70,27 @@ def render_slices_triton(
     ).render()
     source = _without_twins(f"{maps.source.rstrip()}\n\n\n{ends.source}", rendered.source)
     return replace(torch, source=source, maps=(maps.forward,), ends=ends.backward, kernels=True)
+
+
+def render_slices_steps(
+    program: Program, forward: ChunkProgram, names: ScanNames, torch: RenderedSlices
+) -> RenderedSlices | None:
+    """The same for the kernels over time: one that carries the maps, where states only decay."""
+    found = composition(forward)
+    if found is None or not only_decays(program):
+        return None
+    recurrence = with_maps(program, found.maps)
+    declared = [*recurrence.arguments, *(s.name for s in recurrence.scalars)]
+    declared += [s.name for s in recurrence.states]
+    own = replace(
+        names,
+        recurrence=recurrence,
+        private=f"{names.private}_maps",
+        inner=inner_names(dict.fromkeys(declared)),
+        state=state_parts(recurrence),
+    )
+    source, name = render_steps_forward(own, lower(recurrence))
+    return replace(torch, source=source, maps=(name,), ends=None, kernels=True, steps=True)
 
 
 _DEFINED = re.compile(r"^def (\w+)\(")

@@ -133,7 +133,8 @@ def slices_table(slices: RenderedSlices) -> list[str]:
     """The `_Slicing(...)` of one form, and the comma behind it."""
     maps = Node("maps=(", slices.maps, ")")
     moves = Node("moves=(", tuple(map(_move, slices.moves)), ")")
-    items = (maps, f"ends={slices.ends}", moves)
+    steps = ("steps=True",) if slices.steps else ()
+    items = (maps, f"ends={slices.ends}", moves, *steps)
     lines = rendered(Node("_Slicing(", items, ")"), 12, 1)
     return [*lines[:-1], lines[-1] + ","]
 
