@@ -42,9 +42,9 @@ _ENTRIES = (
     "  backward  the chunks against time: the rows are run through again, then their cotangents",
 )
 _SEGMENTS = (
-    "  segments  where fewer than a quarter of a GPU's multiprocessors have 512 numbers of the state",
-    "            to move, long sequences are cut: one launch more in each direction finds the product",
-    "            of each segment's decays and what it leaves of zero, then all run at once",
+    "  segments  where programs of 512 numbers of the state each leave most of a GPU idle, long",
+    "            sequences are cut: one launch more in each direction finds what each segment leaves",
+    "            of zero and the product of its decays, then all run at once",
 )
 
 
