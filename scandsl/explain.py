@@ -12,8 +12,16 @@ from scandsl.analysis.report import Json, describe, report
 from scandsl.analysis.show import show
 from scandsl.kernels.backward import backward_program, cotangent_stores
 from scandsl.kernels.chunk_pairs import real_chunks, real_declarations, runs
-from scandsl.kernels.cost import KernelCost, Setting, compulsory_bytes, kernel_cost, setting
+from scandsl.kernels.cost import (
+    KernelCost,
+    Setting,
+    compulsory_bytes,
+    kept_bytes,
+    kernel_cost,
+    setting,
+)
 from scandsl.kernels.decay_maps import only_decays
+from scandsl.kernels.memory import Memory, torch_memory
 from scandsl.kernels.schedule import Kernel, schedule
 from scandsl.kernels.step import step_program
 from scandsl.kernels.step_cost import TOKENS, step_costs
@@ -24,6 +32,9 @@ from scandsl.render.triton_kernel import unprintable
 
 SIZE, ITEM = 128, 2
 """The call that costs are shown for: every free dimension 128, bfloat16."""
+
+LENGTH = 65536
+"""The tokens that memory is shown for."""
 
 SPLIT = "forward where few sequences and heads leave the machine idle"
 
@@ -57,6 +68,7 @@ def explanation(plan: Plan) -> Json:
     data["stages"] = [_stage(plan, s) for s in _stages(plan)]
     if _over_time(plan):
         data["kernels"] = _steps(plan)
+    data["memory"] = _memory(plan)
     return data
 
 
@@ -72,7 +84,7 @@ def lines(plan: Plan) -> list[str]:
     if not _in_kernels(plan):
         segments = _SEGMENTS if only_decays(plan.program) else ()
         return [*out, *_ENTRIES, *segments, *_step_lines(plan)]
-    return [*out, *_kernel_lines(plan)]
+    return [*out, *_kernel_lines(plan), *_memory_lines(plan)]
 
 
 def _in_kernels(plan: Plan) -> bool:
@@ -200,6 +212,58 @@ def _kernels(plan: Plan) -> Json:
             "operations": sum(c.operations for c in costs),
         }
     return data
+
+
+# ---------------------------------------------------------------- memory
+
+
+def memory(plan: Plan, size: int, tokens: int) -> Memory | None:
+    """What chunks of tensor operations take, every free dimension of one size."""
+    if plan.form is not Form.CHUNK:
+        return None
+    recurrence, forward = real_chunks(plan.program)
+    if runs(forward):
+        return None
+    backward = backward_program(forward, recurrence.inputs, recurrence.params).program
+    sizes = setting(recurrence, size, ITEM).sizes
+    return torch_memory(forward, backward, sizes, tokens, plan.chunk)
+
+
+def _on_triton(plan: Plan) -> int | None:
+    """Bytes that the kernels keep for a backward."""
+    if not _in_kernels(plan):
+        return None
+    recurrence = real_declarations(plan.program.recurrence)
+    at = setting(recurrence, SIZE, ITEM)
+    return round(LENGTH * kept_bytes(real_chunks(plan.program, late=True)[1].carries, at))
+
+
+def _memory(plan: Plan) -> Json | None:
+    found = memory(plan, SIZE, LENGTH)
+    if found is None:
+        return None
+    return {
+        "tokens": found.tokens,
+        "size": SIZE,
+        "torch": {"chunk": found.chunk, "kept": found.kept, "working": found.working},
+        "triton": {"kept": _on_triton(plan)},
+    }
+
+
+def _memory_lines(plan: Plan) -> list[str]:
+    found = memory(plan, SIZE, LENGTH)
+    if found is None:
+        return []
+    kept, working = found.kept / 2**20, found.working / 2**20
+    lines = [
+        f"memory beside arguments and results ({LENGTH:,} tokens of one sequence and head):",
+        f"  torch   float32, on a CPU: {kept:,.1f} MiB for a backward, the states at the starts of "
+        f"chunks of {found.chunk}; at most {working:,.1f} MiB while it computes",
+    ]
+    triton = _on_triton(plan)
+    if triton is not None:
+        lines.append(f"  triton  bfloat16: {triton / 2**20:,.1f} MiB for a backward")
+    return lines
 
 
 # ---------------------------------------------------------------- kernels over time

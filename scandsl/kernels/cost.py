@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scandsl.ir.nodes import Contract, Dims, Recurrence, Tensor
-from scandsl.kernels.program import COLUMN, INNER, ROW
+from scandsl.kernels.program import COLUMN, INNER, ROW, Carry
 from scandsl.kernels.schedule import Kernel
 from scandsl.plan.limits import CHUNK_TILE, DEEP_TILE, LOOP_TILE, block, chunk_size
 
@@ -68,7 +68,7 @@ def kernel_cost(recurrence: Recurrence, kernel: Kernel, at: Setting) -> KernelCo
     read += sum(
         _volume(s.dims, at) * at.item * _copies(kernel, s.dims, at) for s in kernel.prepared
     )
-    kept = sum(_kept_bytes(c.dims, at) / at.chunk for c in kernel.carries)
+    kept = kept_bytes(kernel.carries, at)
     written = 0.0
     if not kernel.stores:
         kept, written = 0.0, kept
@@ -80,6 +80,11 @@ def kernel_cost(recurrence: Recurrence, kernel: Kernel, at: Setting) -> KernelCo
         written += amount
         read += amount if parts > 1 else 0
     return KernelCost(kernel.name, read, written, _operations(kernel, at), kept)
+
+
+def kept_bytes(carries: Sequence[Carry], at: Setting) -> float:
+    """What is kept per token and head for a backward: the carries at the start of each chunk."""
+    return sum(_kept_bytes(c.dims, at) for c in carries) / at.chunk
 
 
 def _row_bytes(tensor: Tensor, at: Setting) -> float:

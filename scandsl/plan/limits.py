@@ -15,6 +15,14 @@ DEEP_TILE = 16
 CHUNK_TILE = 128
 """The same for the kernels that run for all chunks at once."""
 
+PIECE = 2**17
+"""Numbers of a tile of all chunks that tensor operations on a CPU compute at once."""
+
+
+def torch_chunk(state: int) -> int:
+    """Tokens in a chunk of tensor operations, for states of so many numbers."""
+    return 32 if state <= 4096 else 64
+
 
 def block(size: int, limit: int = 1 << 20) -> int:
     """The padded size of a dimension on chip: a power of two, 16 at least."""
