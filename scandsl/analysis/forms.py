@@ -253,12 +253,10 @@ def _class_fault(
 def _turn_fault(recurrence: Recurrence, component: Component) -> Fault | None:
     """Why the rotations of a complex state do not go over to its vectors.
 
-    A rotation along the free side goes to what is written and read; an update would carry it from
-    one moment of the step to another.
+    A rotation along the free side goes to what is written and read; it must not stand between a
+    probe and its update, which would carry it from one moment of the step to another.
     """
     values = recurrence.values
-    probed = any(isinstance(e, Probe) for e in component.events)
-    sides = [set(component.contracted)] + ([] if probed else [set(component.free)])
     for event in component.events:
         if not isinstance(event, Decay):
             continue
@@ -267,7 +265,9 @@ def _turn_fault(recurrence: Recurrence, component: Component) -> Fault | None:
             return Fault(f"modulus and angle of {text} are not written apart", event.factor)
         if event.angle is None:
             continue
-        if not any(set(values[event.angle].dims) <= side for side in sides):
+        dims = set(values[event.angle].dims)
+        free = dims <= set(component.free) and not _between(component, event)
+        if not dims <= set(component.contracted) and not free:
             along = ", ".join(values[event.angle].dims)
             text = f"`{show(values, event.angle)}`"
             return Fault(f"the angle {text} differs along [{along}]", event.angle)
