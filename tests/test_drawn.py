@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from scandsl.analysis import analyse
 from scandsl.diagnostics import Source
 from scandsl.driver import check
 from scandsl.ir.nodes import Recurrence
@@ -21,6 +22,7 @@ from scandsl.syntax.format import format_source
 from scandsl.testing.compare import Case, backends, runs
 from scandsl.testing.data import Layout
 from tests.drawn_specs import drawn
+from tests.drawn_states import drawn_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy in the interpreter
 
@@ -75,6 +77,30 @@ def test_drawn_specs_agree_with_the_judge(seed: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(FAST, ALL))
 def test_more_drawn_specs_agree_with_the_judge(seed: int, tmp_path: Path) -> None:
     judge_seed(seed, tmp_path, triton=True)
+
+
+def judge_state(seed: int, tmp_path: Path, triton: bool) -> None:
+    """One matrix state moved in any order by what has a form in chunks."""
+    text = drawn_state(random.Random(seed))
+    file = tmp_path / "drawn.scan"
+    file.write_text(text, "utf-8")
+    recurrence = check(Source("drawn.scan", text)).recurrences[0]
+    assert analyse(recurrence).form.value == "chunk"
+    module = load(file, chunk=16)
+    judge(recurrence, module, packed(recurrence, (0, 1, 35, 2)), ("torch",), torch.float64)
+    if triton:
+        judge(recurrence, module, packed(recurrence, (18, 0, 1)), ("triton",), torch.float32)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_drawn_states_take_chunks(seed: int, tmp_path: Path) -> None:
+    judge_state(seed, tmp_path, triton=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5, 100))
+def test_more_drawn_states_take_chunks(seed: int, tmp_path: Path) -> None:
+    judge_state(seed, tmp_path, triton=seed % 10 == 0)
 
 
 def test_drawn_specs_are_varied_and_well_typed() -> None:
