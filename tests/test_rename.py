@@ -198,6 +198,11 @@ def test_every_hostile_name_in_every_place(name: str, place: str, tmp_path: Path
     assert not bad, bad
 
 
+@pytest.mark.parametrize("name", ["part", "size", "heads", "HAS", "BLOCK", "grid", "length"])
+def test_a_scalar_called_like_the_start_of_a_kernel_s_argument(name: str) -> None:
+    compile(_compiled(renamed(SPEC, {"scale": name})).module, "module.py", "exec")
+
+
 def test_hostile_names_are_what_they_claim() -> None:
     used = set(re.findall(r"\w+", _compiled(SPEC).module))
     assert len(used & set(_allowed())) > 80

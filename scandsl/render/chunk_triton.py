@@ -153,6 +153,9 @@ class ChunkTriton(ChunkForm):
     ) -> str:
         if name in texts:
             return texts[name]
+        for scalar in self.recurrence.scalars:
+            if self.names.tensor(scalar.name) == name:
+                return self.arg[scalar.name]
         fixed = {
             "TOKENS": "tokens", "CHUNKS": "chunks.per_row", "HEADS": "heads",
             "EXACT": '"ieee" if torch.version.hip else "tf32x3"',
@@ -178,8 +181,7 @@ class ChunkTriton(ChunkForm):
         if kind == "heads":
             tensor = next(t for t in self.tensors if self.names.tensor(t.name) == rest)
             return f"{self.arg[tensor.name]}.shape[{self.head_axis(tensor)}]"
-        scalar = next(s for s in self.recurrence.scalars if self.names.tensor(s.name) == name)
-        return self.arg[scalar.name]
+        raise KeyError(name)
 
     def _tensor_texts(self) -> dict[str, str]:
         return {f"{self.names.tensor(t.name)}_ptr": self.arg[t.name] for t in self.tensors}

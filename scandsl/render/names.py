@@ -63,7 +63,10 @@ _BEFORE = (
     "HAS_", "o_",
     "in_", "tile_", "tiles_", "carry_", "share_", "block_", "lane_",
 )  # fmt: skip
-_BEHIND = ("_ptr", "_rows", "_heads", "_32", "_at", "_re", "_im", "_left", "_right")
+_BEHIND = (
+    "_ptr", "_ptrs", "_seq", "_rows", "_head", "_heads", "_tile", "_32", "_at", "_re", "_im",
+    "_left", "_right",
+)  # fmt: skip
 
 # Names of the module itself, which its functions and classes must not take.
 _MODULE_OWN = frozenset(
@@ -109,10 +112,8 @@ def inner_names(wishes: Iterable[str], taken: Iterable[str] = PRIVATE_LOCALS) ->
     out: dict[str, str] = {}
     for wish in wishes:
         name = argument_name(wish)
-        if name.startswith(_BEFORE):
-            name = f"x_{name}"
-        while name in used or name.endswith(_BEHIND):
-            name += "_"
+        while name in used or name.startswith(_BEFORE) or name.endswith(_BEHIND):
+            name = f"x_{name}" if name.startswith(_BEFORE) else f"{name}_"
         used.add(name)
         out[wish] = name
     return out
