@@ -54,8 +54,8 @@ _ENTRIES = (
 )
 _SEGMENTS = (
     "  segments  where programs of 512 numbers of the state each leave most of a GPU idle, long",
-    "            sequences are cut: one launch more in each direction finds what each segment leaves",
-    "            of zero and the product of its decays, then all run at once",
+    "            sequences are cut: one launch more in each direction finds what each segment",
+    "            leaves of zero and the product of its decays, then all run at once",
 )
 
 
