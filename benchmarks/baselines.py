@@ -111,6 +111,35 @@ def kimi_delta_attention(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tenso
     return torch.stack(out, 1).squeeze(-2)
 
 
+def mamba(
+    x: Tensor, dt: Tensor, b: Tensor, c: Tensor, a_log: Tensor, d: Tensor, dt_bias: Tensor
+) -> Tensor:
+    """State h = exp(-delta exp(A_log)) h + delta B x,  y = C h + D x;  delta as in `mamba2`."""
+    delta = F.softplus(dt + dt_bias)
+    decays = torch.exp(-delta[..., None] * a_log.exp())
+    written = (delta * x)[..., None] * b
+    state = torch.zeros_like(decays[:, 0])
+    out = []
+    for c_t, w_t, a_t in zip(c.unbind(1), written.unbind(1), decays.unbind(1), strict=True):
+        state = torch.addcmul(w_t, a_t, state)
+        out.append((c_t * state).sum(-1))
+    return torch.stack(out, 1) + d * x
+
+
+def lru(
+    x: Tensor, nu: Tensor, theta: Tensor, br: Tensor, bi: Tensor, cr: Tensor, ci: Tensor
+) -> Tensor:
+    """State h = exp(-exp(nu) + i theta) h + B x,  y = Re(C h), B and C complex matrices."""
+    decay = torch.exp(torch.complex(-nu.exp(), theta))
+    parts = [torch.einsum("hnp,bthp->bthn", b, x) for b in (br, bi)]
+    state = torch.zeros_like(torch.complex(*parts)[:, 0])
+    states = []
+    for u_t in torch.complex(*parts).unbind(1):
+        state = torch.addcmul(u_t, decay, state)
+        states.append(state)
+    return torch.einsum("hpn,bthn->bthp", torch.complex(cr, ci), torch.stack(states, 1)).real
+
+
 LOOPS: dict[str, Callable[..., Tensor]] = {
     "linear_attention": linear_attention,
     "retnet": retnet,
@@ -118,6 +147,8 @@ LOOPS: dict[str, Callable[..., Tensor]] = {
     "mamba2": mamba2,
     "gated_delta_rule": gated_delta_rule,
     "kimi_delta_attention": kimi_delta_attention,
+    "mamba": mamba,
+    "lru": lru,
 }
 
 
@@ -205,6 +236,35 @@ def plain_kimi_delta_attention(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta:
     return torch.stack(out, 1)
 
 
+def plain_mamba(
+    x: Tensor, dt: Tensor, b: Tensor, c: Tensor, a_log: Tensor, d: Tensor, dt_bias: Tensor
+) -> Tensor:
+    """The step of `mamba`, one line an equation."""
+    state = x.new_zeros(x.shape[0], x.shape[2], a_log.shape[-1])
+    out = []
+    tokens = zip(x.unbind(1), dt.unbind(1), b.unbind(1), c.unbind(1), strict=True)
+    for x_t, dt_t, b_t, c_t in tokens:
+        delta = F.softplus(dt_t + dt_bias)
+        decay = torch.exp(-delta[..., None] * a_log.exp())
+        state = decay * state + (delta * x_t)[..., None] * b_t
+        out.append((c_t * state).sum(-1) + d * x_t)
+    return torch.stack(out, 1)
+
+
+def plain_lru(
+    x: Tensor, nu: Tensor, theta: Tensor, br: Tensor, bi: Tensor, cr: Tensor, ci: Tensor
+) -> Tensor:
+    """The step of `lru`, one line an equation."""
+    decay = torch.exp(torch.complex(-nu.exp(), theta))
+    b, c = torch.complex(br, bi), torch.complex(cr, ci)
+    state = torch.zeros_like(decay).expand(x.shape[0], *decay.shape)
+    out = []
+    for x_t in x.unbind(1):
+        state = decay * state + torch.einsum("hnp,bhp->bhn", b, x_t.to(b.dtype))
+        out.append(torch.einsum("hpn,bhn->bhp", c, state).real)
+    return torch.stack(out, 1)
+
+
 PLAIN: dict[str, Callable[..., Tensor]] = {
     "linear_attention": plain_linear_attention,
     "retnet": plain_retnet,
@@ -212,4 +272,6 @@ PLAIN: dict[str, Callable[..., Tensor]] = {
     "mamba2": plain_mamba2,
     "gated_delta_rule": plain_gated_delta_rule,
     "kimi_delta_attention": plain_kimi_delta_attention,
+    "mamba": plain_mamba,
+    "lru": plain_lru,
 }

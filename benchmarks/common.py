@@ -134,9 +134,11 @@ def realistic(
     *,
     device: str = "cpu",
     seed: int = 0,
+    shared: Sequence[str] = (),
 ) -> dict[str, Tensor]:
     """Tensors as a model would give them, batch, time and heads as in `shape`; params in float32.
 
+    Those in `shared` have one head.
     Vectors have unit expected norm, log-decays are those of a sigmoid, decays RetNet's.
     """
     generator = torch.Generator(device).manual_seed(seed)
@@ -144,7 +146,8 @@ def realistic(
     declared = {x.name: x for x in (*recurrence.inputs, *recurrence.params)}
     out = {}
     for name in recurrence.arguments:
-        lead = shape if name in inputs else shape[2:]
+        heads = 1 if name in shared else shape[2]
+        lead = (*shape[:2], heads) if name in inputs else (heads,)
         full = (*lead, *(sizes[d] for d in declared[name].dims))
         x = torch.randn(full, generator=generator, device=device, dtype=torch.float32)
         x = _shaped(declared[name], x, name in inputs)

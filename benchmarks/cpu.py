@@ -34,6 +34,11 @@ from scandsl.testing.compare import relative_rms
 from scandsl.testing.tolerances import Role, tolerance
 
 Results = dict[str, Tensor]
+OWN: dict[str, tuple[int, int, tuple[str, ...]]] = {
+    "mamba": (256, 16, ("B", "C")),
+    "lru": (1, 64, ()),
+}
+"""Scans whose states are no matrices: heads, size of their dimensions, tensors with one head."""
 KINDS = ("plain loop", "tuned loop", "chunked by hand")
 BOUNDED = {"kimi_delta_attention_bounded": "kimi_delta_attention"}
 """Scans of `benchmarks/` whose gates have a declared bound; the loop knows of none."""
@@ -84,9 +89,10 @@ def _one(name: str, options: argparse.Namespace) -> dict[str, Any]:
     module = scandsl.load(path, chunk=options.chunk)
     (recurrence,) = check(read_source(path)).recurrences
     dtype = getattr(torch, options.dtype)
-    sizes = sizes_for(recurrence, options.key, options.value)
-    shape = (options.batch, options.time, options.heads)
-    tensors = realistic(recurrence, sizes, shape, dtype)
+    heads, size, shared = OWN.get(name, (options.heads, 0, ()))
+    sizes = sizes_for(recurrence, size or options.key, size or options.value)
+    shape = (options.batch, options.time, heads)
+    tensors = realistic(recurrence, sizes, shape, dtype, shared=shared)
     (output,) = recurrence.outputs
     cotangent = torch.randn(*shape, *(sizes[d] for d in output.dims), dtype=dtype)
 
@@ -109,7 +115,7 @@ def _one(name: str, options: argparse.Namespace) -> dict[str, Any]:
     ratios = {kind: medians[kind] / medians["generated"] for kind in functions}
     return {
         "scan": name, "form": _form(module, name), "B": options.batch, "T": options.time,
-        "H": options.heads, "sizes": sizes, "dtype": options.dtype, "verdicts": verdicts,
+        "H": heads, "sizes": sizes, "dtype": options.dtype, "verdicts": verdicts,
         "milliseconds": times, "median": medians, "ratios": ratios,
     }  # fmt: skip
 
