@@ -46,6 +46,16 @@ def test_blocks_and_chunks_are_those_of_the_launches(module, size):
         )
 
 
+@pytest.mark.parametrize(("scan", "size"), [("xpos_retention", 32), ("simple_gla", 64)])
+def test_chunks_of_states_side_by_side_are_shorter(scan, size):
+    """Two tiles of a complex state take the room of one twice as wide."""
+    _, (found,) = plan(read_source(ROOT / "examples" / f"{scan}.scan"), Options())
+    assert explanation(found)["kernels"]["chunk"] == size
+    text = Path(load(ROOT / "examples" / f"{scan}.scan").__file__).read_text(encoding="utf-8")
+    assert ("kept_dtype, planes=2)" in text) == (size == 32)
+    assert ("storage, planes=2)" in text) == (size == 32)
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy in the interpreter
 @pytest.mark.parametrize("scan", ["titans", "mamba", "gru"])
 def test_kernels_over_time_have_the_tiles_that_explain_counts(

@@ -9,10 +9,11 @@ of its carries for a backward (`kept`) is counted apart, since it does so only w
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scandsl.ir.nodes import Contract, Dims, Recurrence, Tensor
+from scandsl.ir.nodes import Contract, Dims, Kind, Recurrence, Tensor
 from scandsl.kernels.program import COLUMN, INNER, ROW, Carry
 from scandsl.kernels.schedule import Kernel
 from scandsl.plan.limits import CHUNK_TILE, DEEP_TILE, LOOP_TILE, block, chunk_size
@@ -43,7 +44,16 @@ class KernelCost:
 def setting(recurrence: Recurrence, size: int, item: int) -> Setting:
     """All free dimensions of one size, the static ones of theirs."""
     sizes = {d.name: size if d.size is None else d.size for d in recurrence.dims}
-    return Setting(sizes, item, chunk_size(size, item))
+    return Setting(sizes, item, chunk_size(size * planes(recurrence), item))
+
+
+def planes(recurrence: Recurrence) -> int:
+    """How many matrix states of the same dimensions lie side by side; complex ones are two."""
+    found: Counter[Dims] = Counter()
+    for state in recurrence.states:
+        if len(state.dims) > 1:
+            found[state.dims] += 2 if state.kind is Kind.COMPLEX else 1
+    return max(found.values(), default=1)
 
 
 def compulsory_bytes(recurrence: Recurrence, at: Setting, backward: bool = False) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from scandsl.ir.nodes import Dims, Kind, Tensor
 from scandsl.kernels.backward import cotangent, cotangent_stores
+from scandsl.kernels.cost import planes
 from scandsl.kernels.precision import cancels
 from scandsl.kernels.program import Carry, Store
 from scandsl.kernels.schedule import PREPARED, Kernel, schedule
@@ -50,7 +51,7 @@ class ChunkTriton(ChunkForm):
         shapes = f"_{self.name}_triton_saved"
         base = {d.name: d.base or d.name for d in self.recurrence.dims}
         widest = tuple_of([f'sizes.dim["{base[d]}"]' for d in self._vector_dims()])
-        size = f"_chunk_size({widest}, {self.storage})"
+        size = f"_chunk_size({widest}, {self.storage}{self._planes()})"
         sources.append("\n".join(self.saved_shapes(shapes, size, True)))
         text = "\n\n\n".join(sources) + "\n"
         return RenderedForm("triton", text, forward, backward, saved, shapes)
@@ -80,12 +81,17 @@ class ChunkTriton(ChunkForm):
         digits = ", cancels=True" if cancels(self.forward) else self._narrowed()
         lines.append(f"dot, kept_dtype, precision = _operands(vectors, allow_tf32{digits})")
         widest = [self.size(d) for d in self._vector_dims()]
-        lines.append(f"chunk_size = _chunk_size({tuple_of(widest)}, kept_dtype)")
+        chunk = f"_chunk_size({tuple_of(widest)}, kept_dtype{self._planes()})"
+        lines.append(f"chunk_size = {chunk}")
         lines.append(f"batch, tokens = {self.first}.shape[:2]")
         lines.append("chunks = _chunks(batch, tokens, chunk_size, cu_seqlens)")
         lines.append("packed = chunks.offsets is not None")
         lines.append("total = chunks.per_row * (1 if packed else batch)")
         return lines
+
+    def _planes(self) -> str:
+        count = planes(self.recurrence)
+        return f", planes={count}" if count > 1 else ""
 
     def _narrowed(self) -> str:
         """A stage keeps its states as the whole scan does."""
