@@ -5,15 +5,35 @@ In: a forward `ChunkProgram`.  Out: a yes or no; the printers choose the types.
 A mean weighted by the state, `o = (q · S) / (q · z)`, has the gradient `S (do/d) - z (o · do)/d`
 with `d = q · z`: two vectors that nearly cancel, the more so the more even the weights are.  A
 rounding of 2^-9 in each becomes an error of several per cent in their difference.
+
+Vectors turned by angles that are summed over the rows of a chunk give gradients of the angles as
+differences, too: what the queries from a row on have, less what the keys from there on have.
 """
 
 from __future__ import annotations
 
-from scandsl.ir.nodes import Binary, Load, operands
-from scandsl.kernels.program import ChunkProgram
+from scandsl.ir.nodes import Binary, CumSum, Load, Unary, operands
+from scandsl.kernels.program import ROW, ChunkProgram
 
 
 def cancels(program: ChunkProgram) -> bool:
+    """Whether a quotient of reads or turned vectors lose digits in the backward."""
+    return _divides(program) or _turns(program)
+
+
+def _turns(program: ChunkProgram) -> bool:
+    """Whether something is turned by angles that are summed over rows."""
+    sums: list[bool] = []
+    for value in program.values:
+        op = value.op
+        if isinstance(op, Unary) and op.fn in ("sin", "cos") and sums[op.x]:
+            return True
+        own = isinstance(op, CumSum) and op.dim == ROW
+        sums.append(own or any(sums[r] for r in operands(op)))
+    return False
+
+
+def _divides(program: ChunkProgram) -> bool:
     """Whether something is divided by what a carried state gave."""
     carried = {c.name for c in program.carries}
     looks: list[bool] = []
