@@ -156,13 +156,18 @@ def _stage_lines(plan: Plan, stage: Stage, number: int) -> list[str]:
 
 
 def _kernel_lines(plan: Plan) -> list[str]:
-    recurrence = real_declarations(plan.program.recurrence)
-    at = setting(recurrence, SIZE, ITEM)
+    at = _setting(plan)
     out = []
     out.append(f"kernels (bytes and operations per token and head; sizes {SIZE}, bfloat16):")
     for direction, kernels in _schedules(plan).items():
         out += _direction(plan, direction, kernels, at)
     return out
+
+
+def _setting(plan: Plan) -> Setting:
+    """The call that the costs of chunks are shown for."""
+    recurrence, forward = real_chunks(plan.program, late=True)
+    return setting(recurrence, SIZE, ITEM, forward)
 
 
 def _schedules(plan: Plan) -> dict[str, tuple[Kernel, ...]]:
@@ -199,7 +204,7 @@ def _direction(plan: Plan, direction: str, kernels: tuple[Kernel, ...], at: Sett
 
 def _kernels(plan: Plan) -> Json:
     recurrence = real_declarations(plan.program.recurrence)
-    at = setting(recurrence, SIZE, ITEM)
+    at = _setting(plan)
     data: Json = {"size": SIZE, "dtype": "bfloat16", "chunk": at.chunk}
     for direction, kernels in _schedules(plan).items():
         costs = [kernel_cost(recurrence, k, at) for k in kernels]
@@ -233,8 +238,7 @@ def _on_triton(plan: Plan) -> int | None:
     """Bytes that the kernels keep for a backward."""
     if not _in_kernels(plan):
         return None
-    recurrence = real_declarations(plan.program.recurrence)
-    at = setting(recurrence, SIZE, ITEM)
+    at = _setting(plan)
     return round(LENGTH * kept_bytes(real_chunks(plan.program, late=True)[1].carries, at))
 
 

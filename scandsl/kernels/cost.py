@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scandsl.ir.nodes import Contract, Dims, Kind, Recurrence, Tensor
-from scandsl.kernels.program import COLUMN, INNER, ROW, Carry
+from scandsl.kernels.precision import cancels
+from scandsl.kernels.program import COLUMN, INNER, ROW, Carry, ChunkProgram
 from scandsl.kernels.schedule import Kernel
 from scandsl.plan.limits import CHUNK_TILE, DEEP_TILE, LOOP_TILE, block, chunk_size
 
@@ -23,10 +24,11 @@ WIDE = 4  # bytes of sums, gates and short states
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Sizes of the dimensions, bytes of a vector's entries, tokens in a chunk."""
+    """Sizes of the dimensions, bytes of an entry of vectors and kept states, tokens in a chunk."""
 
     sizes: Mapping[str, int]
     item: int
+    kept: int
     chunk: int
 
 
@@ -41,10 +43,13 @@ class KernelCost:
     kept: float = 0.0
 
 
-def setting(recurrence: Recurrence, size: int, item: int) -> Setting:
-    """All free dimensions of one size, the static ones of theirs."""
+def setting(
+    recurrence: Recurrence, size: int, item: int, program: ChunkProgram | None = None
+) -> Setting:
+    """All free dimensions of one size, the static ones of theirs; chunks as `program` has them."""
+    kept = WIDE if program is not None and cancels(program) else item
     sizes = {d.name: size if d.size is None else d.size for d in recurrence.dims}
-    return Setting(sizes, item, chunk_size(size * planes(recurrence), item))
+    return Setting(sizes, item, kept, chunk_size(size * planes(recurrence), kept))
 
 
 def planes(recurrence: Recurrence) -> int:
@@ -102,7 +107,7 @@ def _row_bytes(tensor: Tensor, at: Setting) -> float:
 
 
 def _kept_bytes(dims: Dims, at: Setting) -> float:
-    return _volume(dims, at) * (at.item if len(dims) >= 2 else WIDE)
+    return _volume(dims, at) * (at.kept if len(dims) >= 2 else WIDE)
 
 
 def _volume(dims: Sequence[str], at: Setting) -> int:
