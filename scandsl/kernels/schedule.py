@@ -10,11 +10,24 @@ each chunk was handed only where it is asked to.  What may be cut over the grid,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from scandsl.ir.nodes import Dims, Input, Inverse, Load, Param, Ref, Scalar, Scores, Value, operands
+from scandsl.ir.nodes import (
+    Contract,
+    Dims,
+    Input,
+    Inverse,
+    Load,
+    Param,
+    Ref,
+    Scalar,
+    Scores,
+    Value,
+    operands,
+)
 from scandsl.kernels.order import in_order
-from scandsl.kernels.program import COLUMN, POSITION, ROW, Carry, ChunkProgram, Store
+from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.split import reach, split
 from scandsl.kernels.strips import Strips, strips
 from scandsl.kernels.tiling import tile
@@ -79,7 +92,8 @@ def schedule(
 def _costly(program: ChunkProgram) -> tuple[Store, ...]:
     """Triangular inverses and decayed scores that do not look at the carries, rows per token.
 
-    Also what only goes into other matrices of rows and columns: then it is the last of these.
+    What only goes into another matrix of rows and columns is left to this.  Where a forward program
+    has several inverses, so are the matrices of which they are made, if something else needs them.
     """
     before = frozenset(split(program).before)
     values = program.values
@@ -89,19 +103,36 @@ def _costly(program: ChunkProgram) -> tuple[Store, ...]:
             users[part].append(ref)
     for root in [c.next for c in program.carries] + [s.value for s in program.stores]:
         users[root].append(-1)
+    inverses = [r for r, v in enumerate(values) if isinstance(v.op, Inverse)]
+    several = not program.reverse and len(inverses) > 1
+    inner = reach(program, inverses) if several else [False] * len(values)
     found = []
     for ref in sorted(before):
-        if isinstance(values[ref].op, Inverse | Scores):
-            last = ref
-            while len(users[last]) == 1 and users[last][0] in before:
-                if values[users[last][0]].dims != (ROW, COLUMN):
-                    break
-                last = users[last][0]
-            found.append(last)
+        op = values[ref].op
+        if isinstance(op, Inverse | Scores) or (inner[ref] and isinstance(op, Contract)):
+            last = _last_matrix(values, users, before, ref)
+            found += [] if last is None else [last]
     return tuple(
         Store(f"{PREPARED}{n}", (COLUMN,), values[r].kind, r)
         for n, r in enumerate(dict.fromkeys(found))
     )
+
+
+def _last_matrix(
+    values: Sequence[Value], users: Sequence[Sequence[Ref]], before: frozenset[Ref], ref: Ref
+) -> Ref | None:
+    """The last of the matrices of rows and columns that a value alone goes into."""
+    last: Ref | None = None
+    while True:
+        dims = values[ref].dims
+        if len(dims) != 2 or not set(dims) <= {ROW, COLUMN, INNER}:
+            return last
+        if dims == (ROW, COLUMN):
+            last = ref
+        near = [r for r in users[ref] if dims == (ROW, INNER) and values[r].dims == (ROW, COLUMN)]
+        if len(users[ref]) != 1 or users[ref][0] not in before:
+            return near[0] if near else last
+        ref = users[ref][0]
 
 
 def _without(program: ChunkProgram, prepared: tuple[Store, ...]) -> ChunkProgram:

@@ -21,12 +21,16 @@ from scandsl.ir.nodes import (
     Dim,
     Expand,
     Input,
+    Insert,
     Iota,
+    Normalize,
     Param,
     Reduce,
     Ref,
     Rename,
     Scores,
+    Select,
+    Stack,
     StopGrad,
     Unary,
     Value,
@@ -97,8 +101,10 @@ def _needed(values: Sequence[Value], refs: Sequence[Ref], inside: Sequence[Ref])
 
 def _by_entry(value: Value, dim: str) -> bool:
     """Whether each entry along a dimension is made of the same entries of the operands."""
-    if isinstance(value.op, CumSum | CumProd):
+    if isinstance(value.op, CumSum | CumProd | Insert | Select | Stack):
         return value.op.dim != dim
+    if isinstance(value.op, Contract | Normalize | Reduce):
+        return dim not in value.op.over
     if isinstance(value.op, Rename):
         return not any(dim in pair for pair in value.op.pairs)
     return isinstance(value.op, _BY_ENTRY)

@@ -15,6 +15,7 @@ from scandsl.kernels.cost import planes
 from scandsl.kernels.precision import cancels
 from scandsl.kernels.program import Carry, Store
 from scandsl.kernels.schedule import PREPARED, Kernel, schedule
+from scandsl.kernels.strips import Strips
 from scandsl.render.chunk_form import ChunkForm, definition, tuple_of
 from scandsl.render.form import RenderedForm
 from scandsl.render.layout import indented
@@ -140,10 +141,16 @@ class ChunkTriton(ChunkForm):
             lines.append(f"    {argument}={self._argument(argument, kernel, texts, blocks)},")
         widths = [blocks[self.names.dims[d]] for d in rendered.dims if self._is_wide(d)]
         least = 4096 if kernel.loop and kernel.stores else 8193
+        if kernel.strips is not None and self._matrices(kernel, kernel.strips) > 2:
+            least = 0
         lines.append(f"    num_warps=_warps({', '.join([str(least), *widths])}),")
         lines.append(f"    num_stages={'2' if kernel.loop else '1'},")
         lines.append(")")
         return lines
+
+    def _matrices(self, kernel: Kernel, strips: Strips) -> int:
+        """How many matrices of rows and columns a walk over strips adds up."""
+        return sum(len(kernel.program.values[r].dims) > 1 for r in strips.sums)
 
     def _limit(self, loop: bool) -> str:
         """The largest tile of a dimension that is cut over the grid, as text."""

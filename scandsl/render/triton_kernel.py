@@ -47,6 +47,7 @@ from scandsl.render.triton_printer import (
     Tile,
     TritonPrinter,
     is_matrix_product,
+    taken_by_entry,
     use_counts,
 )
 
@@ -145,6 +146,7 @@ class KernelRenderer:
             leaf=self._leaf,
             axis=self._axes(),
             users=use_counts(self.values, kernel.refs, roots),
+            by_entry=taken_by_entry(self.values, kernel.refs) - frozenset(roots),
         )
         self.printer.taken.update(_OWN)
 
@@ -211,16 +213,26 @@ class KernelRenderer:
     def _line(self, text: str) -> None:
         self.printer.lines.append(text)
 
-    def _row_pointer(self, name: str, heads: str, group: str, dims: Dims) -> str:
-        """Addresses of a chunk's rows of a tensor: the first one's in 64 bits, the rest's in 32."""
+    def _row_pointer(
+        self, name: str, heads: str, group: str, dims: Dims, fixed: tuple[str, int] | None = None
+    ) -> str:
+        """Addresses of a chunk's rows of a tensor: the first one's in 64 bits, the rest's in 32.
+
+        `fixed` is a dimension of which only one entry is wanted.
+        """
         volume = self._volume(dims)
         head = self.printer.assign(f"h{group}", f"{name}_head") if group else "h"
         at, rows = f"first * {heads} + {head}", f"local * {heads}"
         if volume:
             at, rows = f"({at}) * {volume}", f"local * ({heads} * {volume})"
+        own = dims
+        if fixed is not None:
+            own = tuple(d for d in dims if d != fixed[0])
+            inner = self._volume(dims[dims.index(fixed[0]) + 1 :])
+            at = f"{at} + {' * '.join(x for x in (str(fixed[1]), inner) if x)}"
         at = self.printer.assign(f"{name}_ptr + {at}", f"{name}_at")
         rows = self.printer.assign(rows, f"{name}_rows")
-        return f"{at} + {self._offset(rows, dims, dims, rows=True)}"
+        return f"{at} + {self._offset(rows, own, dims, rows=True)}"
 
     # ------------------------------------------------------------ leaves
 
@@ -230,6 +242,8 @@ class KernelRenderer:
                 return Tile(self.names.tensor(name), True, frozenset())
             case Input(name):
                 return self._input(name, value.dims)
+            case Select(x, dim, index):  # of an input: only that entry is loaded
+                return self._entry(x, dim, index, value.dims)
             case Param(name):
                 return self._param(name, value.dims)
             case Load(name) if name.startswith(FIRST):
@@ -279,6 +293,18 @@ class KernelRenderer:
         own = self.tensors[name].dims
         pointer = self._row_pointer(n, f"heads_{n}", f" // (HEADS // heads_{n})", own)
         return self._loaded(n, pointer, self._mask(own, rows=False) and self._wide(own), dims)
+
+    def _entry(self, ref: Ref, dim: str, index: int, dims: Dims) -> Tile:
+        """One entry along a dimension of an input."""
+        op = self.values[ref].op
+        if not isinstance(op, Input):
+            raise InternalError("not a leaf of a kernel")
+        n = self.names.tensor(op.name)
+        own = self.tensors[op.name].dims
+        left = tuple(d for d in own if d != dim)
+        group = f" // (HEADS // heads_{n})"
+        pointer = self._row_pointer(n, f"heads_{n}", group, own, (dim, index))
+        return self._loaded(n, pointer, self._mask(left, rows=False) and self._wide(left), dims)
 
     def _wide(self, own: Dims) -> str:
         """Mask of the padding of a row tile; rows behind the end repeat the last token."""

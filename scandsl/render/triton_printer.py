@@ -105,6 +105,7 @@ class TritonPrinter:
     tiles: dict[Ref, Tile] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     count: int = 0
+    by_entry: frozenset[Ref] = frozenset()  # inputs of which only single entries are taken
 
     # ------------------------------------------------------------ names and lines
 
@@ -186,7 +187,7 @@ class TritonPrinter:
     def run(self, refs: Sequence[Ref]) -> None:
         """Print all values, in order."""
         for ref in refs:
-            if ref not in self.tiles:
+            if ref not in self.tiles and ref not in self.by_entry:
                 self.tiles[ref] = self._settle(ref, self._tile(ref))
 
     def added(self, ref: Ref, total: str) -> tuple[str, frozenset[str]]:
@@ -259,6 +260,8 @@ class TritonPrinter:
                 return self._segment(x)
             case SegmentAdjoint(g):
                 return self._segment_adjoint(g)
+            case Select(x) if x in self.by_entry:
+                return self.leaf(ref, value)
             case Select(x, dim, index):
                 return self._select(x, dim, index)
             case Insert(x, dim, index, y):
@@ -650,6 +653,16 @@ def statement(name: str, text: str) -> list[str]:
     return [f"{name} = {text}"]
 
 
+def taken_by_entry(values: Sequence[Value], refs: Sequence[Ref]) -> frozenset[Ref]:
+    """The inputs that a kernel uses only through single entries of a dimension."""
+    found = {r for r in refs if isinstance(values[r].op, Input)}
+    for ref in refs:
+        op = values[ref].op
+        if not isinstance(op, Select):
+            found -= set(operands(op))
+    return frozenset(found)
+
+
 def use_counts(
     values: Sequence[Value], refs: Sequence[Ref], roots: Sequence[Ref]
 ) -> dict[Ref, int]:
@@ -663,4 +676,14 @@ def use_counts(
     return counts
 
 
-__all__ = ["COLUMN", "ROW", "Axis", "Op", "Tile", "TritonPrinter", "statement", "use_counts"]
+__all__ = [
+    "COLUMN",
+    "ROW",
+    "Axis",
+    "Op",
+    "Tile",
+    "TritonPrinter",
+    "statement",
+    "taken_by_entry",
+    "use_counts",
+]
