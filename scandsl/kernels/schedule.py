@@ -10,7 +10,7 @@ each chunk was handed only where it is asked to.  What may be cut over the grid,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from scandsl.ir.nodes import (
@@ -164,7 +164,8 @@ def _kernel(
     cut = replace(program, values=tiling.values)
     wanted = [*(s.value for s in stores), *(c.next for c in carries)]
     results = [tiling.moved[r] for r in wanted]
-    refs = in_order(cut.values, results)
+    early = _early(cut, carries, stores, tiling.moved) if loop and stores else ()
+    refs = in_order(cut.values, [*early, *results])
     walked = strips(cut.dims, cut.values, refs, results) if name == "prepare" else None
     return Kernel(
         name=name,
@@ -186,6 +187,30 @@ def _kernel(
         uses_position=POSITION in loaded,
         strips=walked,
     )
+
+
+def _early(
+    program: ChunkProgram,
+    carries: Sequence[Carry],
+    stores: Sequence[Store],
+    moved: Mapping[Ref, Ref],
+) -> tuple[Ref, ...]:
+    """What only the carries' next values need, and is known without the carries: numbers first.
+
+    The vectors among it lie in shared memory until then, and what they are made of is let go.
+    """
+    values = program.values
+    read = reach(program, [moved[s.value] for s in stores])
+    names = {c.name for c in carries}
+    looks = [False] * len(values)
+    found: dict[Ref, None] = {}
+    for ref, value in enumerate(values):
+        carried = isinstance(value.op, Load) and value.op.name in names
+        looks[ref] = carried or any(looks[r] for r in operands(value.op))
+        if looks[ref] and not read[ref]:
+            parts = [r for r in operands(value.op) if not looks[r] and not read[r]]
+            found.update(dict.fromkeys(r for r in parts if operands(values[r].op)))
+    return tuple(sorted(found, key=lambda r: (len(values[r].dims), r)))
 
 
 def _names(values: list[Value], kind: type[Input] | type[Param] | type[Scalar]) -> tuple[str, ...]:

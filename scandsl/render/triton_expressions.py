@@ -90,6 +90,15 @@ def _logaddexp(a, b):
     return tl.where(a == b, top + 0.6931471805599453, top + _log1p(tl.exp(gap)))
 
 
+def _apart(a, b, count, PRECISION: tl.constexpr):
+    # a product, in a branch that is always taken: outside of one Triton hands rows of it to all
+    # warps if it goes into another product, and warps beyond the first four repeat their work
+    out = tl.zeros([a.shape[0], b.shape[1]], dtype=tl.float32)
+    if count > 0:
+        out = tl.dot(a, b, input_precision=PRECISION)
+    return out
+
+
 def _ones(i, REVERSE: tl.constexpr, EXCLUSIVE: tl.constexpr):
     # which rows are part of the running sum of each
     if REVERSE:

@@ -37,7 +37,6 @@ from scandsl.ir.nodes import (
 )
 from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.schedule import PREPARED, Kernel
-from scandsl.kernels.split import reach
 from scandsl.kernels.strips import Strips
 from scandsl.kernels.tiling import FIRST
 from scandsl.render.names import LAUNCH_NAMES, ascii_name, inner_names
@@ -55,7 +54,7 @@ _OWN = (
     *LAUNCH_NAMES,
     "tl", "triton", "CHUNK", "CHUNKS", "TOKENS", "HEADS", "DOT", "PRECISION", "PACKED", "SHORT",
     "i", "row", "seq", "h", "tile", "first", "count", "local", "chunk", "length", "begin",
-    "first_chunk", "step", "strip", "n", "where", "position", "starts_ptr", "counts_ptr",
+    "first_chunk", "past", "step", "strip", "n", "where", "position", "starts_ptr", "counts_ptr",
     "seqs_ptr", "locals_ptr", "first_chunks_ptr", "position_ptr", "chunks", "rest",
     "float", "range", "if", "for", "in", "is",
 )  # fmt: skip
@@ -146,9 +145,26 @@ class KernelRenderer:
             leaf=self._leaf,
             axis=self._axes(),
             users=use_counts(self.values, kernel.refs, roots),
+            apart=self._apart(),
             by_entry=taken_by_entry(self.values, kernel.refs) - frozenset(roots),
         )
         self.printer.taken.update(_OWN)
+        self.ahead: list[str] = []  # lines in front of the loop over chunks
+
+    def _apart(self) -> frozenset[Ref] | None:
+        """In a fused walk, which has eight warps: the products with what is carried."""
+        if not (self.kernel.loop and self.kernel.stores):
+            return None
+        carried = {
+            r
+            for r in self.kernel.refs
+            if isinstance(op := self.values[r].op, Load) and op.name in self.carried
+        }
+        return frozenset(
+            r
+            for r in self.kernel.refs
+            if isinstance(op := self.values[r].op, Contract) and carried & {op.a, op.b}
+        )
 
     # ------------------------------------------------------------ dimensions
 
@@ -221,18 +237,31 @@ class KernelRenderer:
         `fixed` is a dimension of which only one entry is wanted.
         """
         volume = self._volume(dims)
-        head = self.printer.assign(f"h{group}", f"{name}_head") if group else "h"
-        at, rows = f"first * {heads} + {head}", f"local * {heads}"
-        if volume:
-            at, rows = f"({at}) * {volume}", f"local * ({heads} * {volume})"
-        own = dims
+        own = dims if fixed is None else tuple(d for d in dims if d != fixed[0])
+        inner = ""
         if fixed is not None:
-            own = tuple(d for d in dims if d != fixed[0])
-            inner = self._volume(dims[dims.index(fixed[0]) + 1 :])
-            at = f"{at} + {' * '.join(x for x in (str(fixed[1]), inner) if x)}"
-        at = self.printer.assign(f"{name}_ptr + {at}", f"{name}_at")
+            words = (str(fixed[1]), self._volume(dims[dims.index(fixed[0]) + 1 :]))
+            inner = " + " + " * ".join(x for x in words if x)
+        at = self._row_start(name, heads, group, volume, inner)
+        rows = f"local * ({heads} * {volume})" if volume else f"local * {heads}"
         rows = self.printer.assign(rows, f"{name}_rows")
         return f"{at} + {self._offset(rows, own, dims, rows=True)}"
+
+    def _row_start(self, name: str, heads: str, group: str, volume: str, inner: str) -> str:
+        """The address of a chunk's first row; what no chunk changes is left to before the loop."""
+        p, lines = self.printer, self.printer.lines
+        if self.kernel.loop:
+            p.lines = self.ahead
+        head = p.assign(f"h{group}", f"{name}_head") if group else "h"
+        first = "begin" if self.kernel.loop else "first"
+        at = f"{first} * {heads} + {head}"
+        at = f"({at}) * {volume}{inner}" if volume else f"{at}{inner}"
+        at = p.assign(f"{name}_ptr + {at}", f"{name}_{'from' if self.kernel.loop else 'at'}")
+        p.lines = lines
+        if not self.kernel.loop:
+            return at
+        stride = f"({heads} * {volume})" if volume else heads
+        return p.assign(f"{at} + past * {stride}", f"{name}_at")
 
     # ------------------------------------------------------------ leaves
 
@@ -435,8 +464,8 @@ class KernelRenderer:
         p.taken.update(self.names.tensor(c.name) for c in self.kernel.carries)
         self._keep_carries()
         if self.kernel.stores:
-            needed = reach(self.kernel.program, [s.value for s in self.kernel.stores])
-            p.run([r for r in self.kernel.refs if needed[r]])
+            last = max(self.kernel.refs.index(s.value) for s in self.kernel.stores)
+            p.run(self.kernel.refs[: last + 1])
             self._store_results()
         p.run(self.kernel.refs)
         for carry in self.kernel.carries:
@@ -594,7 +623,7 @@ class KernelRenderer:
         lines = [
             '"""Walks over the chunks of one sequence and head with the carries on chip."""',
             "seq = tl.program_id(0).to(tl.int64)",
-            "h = tl.program_id(1).to(tl.int64)",
+            "h = tl.program_id(1)",
             "tile = tl.program_id(2)",
             "if PACKED:",
             "    begin = tl.load(starts_ptr + seq)",
@@ -608,12 +637,11 @@ class KernelRenderer:
             *self._tiles(),
             *self._start_carries(),
             "chunks = (length + CHUNK - 1) // CHUNK",
-            "for step in tl.range(0, chunks, disable_licm=True):",  # addresses kept would spill
         ]
         inner = [
             f"n = {walk}",
             "chunk = first_chunk + n",
-            "first = begin + n * CHUNK",
+            "past = tl.full([], 0, tl.int64) + n * CHUNK",
             "count = tl.minimum(length - n * CHUNK, CHUNK).to(tl.int32)",
             "row = i < count",
             "local = tl.minimum(i, count - 1)",
@@ -621,7 +649,9 @@ class KernelRenderer:
         if self.kernel.uses_position:
             inner.append("position = tl.load(position_ptr + seq) + n * CHUNK + i")
         inner += self._loop_body()
-        return [*lines, *("    " + x for x in inner), *self._finish_carries()]
+        # addresses kept from chunk to chunk would spill
+        head = "for step in tl.range(0, chunks, disable_licm=True):"
+        return [*lines, *self.ahead, head, *("    " + x for x in inner), *self._finish_carries()]
 
     def _chunk(self) -> list[str]:
         lines = [

@@ -106,6 +106,7 @@ class TritonPrinter:
     taken: set[str] = field(default_factory=set)
     count: int = 0
     by_entry: frozenset[Ref] = frozenset()  # inputs of which only single entries are taken
+    apart: frozenset[Ref] | None = None  # in a fused walk: products that all warps share
 
     # ------------------------------------------------------------ names and lines
 
@@ -237,7 +238,7 @@ class TritonPrinter:
             case StopGrad(x):
                 return self.tiles[x]
             case Contract():
-                return self._contract(value, value.op)
+                return self._contract(value, value.op, ref in (self.apart or ()))
             case Reduce():
                 return self._reduce(value.op)
             case Normalize():
@@ -397,7 +398,7 @@ class TritonPrinter:
         """The size on chip of several dimensions together."""
         return " * ".join(self.axis[d].block for d in dims)
 
-    def _contract(self, value: Value, op: Contract) -> Tile:
+    def _contract(self, value: Value, op: Contract, apart: bool) -> Tile:
         a, b = op.a, op.b
         only_a = tuple(d for d in self.dims(a) if d not in self.dims(b))
         only_b = tuple(d for d in self.dims(b) if d not in self.dims(a))
@@ -409,6 +410,8 @@ class TritonPrinter:
         right = self._operand(b, op.over, op.over, only_b)
         clean = (self.tiles[a].clean | self.tiles[b].clean) & frozenset(value.dims)
         text = f"tl.dot({left}, {right}, input_precision=PRECISION)"
+        if apart:
+            text = f"_apart({left}, {right}, count, PRECISION)"
         if len(value.dims) > 2:
             dims = (*only_a, *only_b)
             text = f"tl.reshape({text}, {self.shape(dims)})"
@@ -566,7 +569,8 @@ class TritonPrinter:
         clean = self.tiles[x].clean
         if len(dims) == 2 and dim == ROW:
             parts = 1 if self._short(x) else 3
-            text = f"_tile_sums({name}, i, {parts}, {reverse}, {exclusive}, SHORT, DOT)"
+            short = "SHORT" if self.apart is None else "False"
+            text = f"_tile_sums({name}, i, {parts}, {reverse}, {exclusive}, {short}, DOT)"
             return Tile(text, False, clean)
         if not exclusive:
             flag = ", reverse=True" if reverse else ""
