@@ -43,7 +43,8 @@ class Kernel:
     registers, storing what each chunk is handed; with `stores` a fused one.  Otherwise one program
     per chunk and head, reading `loads` (carries kept by the loop kernels).  `tiled` dimensions are
     cut over the third grid axis; `partial` gives, for each store in order, those over whose tiles
-    the caller has to sum.  `strips` tells how to walk over a dimension inside the kernel.
+    the caller has to sum.  `strips` tells how to walk over a dimension inside the kernel;
+    `early` comes first, before the stores.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Kernel:
     partial: tuple[Dims, ...]
     uses_position: bool
     strips: Strips | None
+    early: tuple[Ref, ...]
 
 
 def schedule(
@@ -186,6 +188,7 @@ def _kernel(
         ),
         uses_position=POSITION in loaded,
         strips=walked,
+        early=early,
     )
 
 
@@ -209,7 +212,12 @@ def _early(
         looks[ref] = carried or any(looks[r] for r in operands(value.op))
         if looks[ref] and not read[ref]:
             parts = [r for r in operands(value.op) if not looks[r] and not read[r]]
-            found.update(dict.fromkeys(r for r in parts if operands(values[r].op)))
+            while parts:
+                part = parts.pop()
+                if ROW not in values[part].dims and len(values[part].dims) > 1:
+                    parts += operands(values[part].op)  # as large as what is carried
+                elif operands(values[part].op):
+                    found[part] = None
     return tuple(sorted(found, key=lambda r: (len(values[r].dims), r)))
 
 

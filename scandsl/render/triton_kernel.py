@@ -464,6 +464,9 @@ class KernelRenderer:
         p.taken.update(self.names.tensor(c.name) for c in self.kernel.carries)
         self._keep_carries()
         if self.kernel.stores:
+            for ref in self.kernel.early:
+                p.run(self.kernel.refs[: self.kernel.refs.index(ref) + 1])
+                p.settle_operand(ref)
             last = max(self.kernel.refs.index(s.value) for s in self.kernel.stores)
             p.run(self.kernel.refs[: last + 1])
             self._store_results()

@@ -191,6 +191,13 @@ class TritonPrinter:
             if ref not in self.tiles and ref not in self.by_entry:
                 self.tiles[ref] = self._settle(ref, self._tile(ref))
 
+    def settle_operand(self, ref: Ref) -> None:
+        """Give a value its name here, and its form as a matrix operand if it is a matrix."""
+        name = self.named(ref)
+        tile = self.tiles[ref]
+        if len(self.dims(ref)) > 1 and tile.raw is None:
+            tile.raw = self.assign(f"{name}.to(DOT)")
+
     def added(self, ref: Ref, total: str) -> tuple[str, frozenset[str]]:
         """An assignment (from its sign on) that adds a value to a total; where it is clean."""
         op = self.values[ref].op
