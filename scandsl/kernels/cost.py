@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scandsl.ir.nodes import Contract, Dims, Kind, Recurrence, Tensor
+from scandsl.kernels.pairs import holds_pairs
 from scandsl.kernels.precision import cancels
 from scandsl.kernels.program import COLUMN, INNER, ROW, Carry, ChunkProgram
 from scandsl.kernels.schedule import Kernel
@@ -53,11 +54,15 @@ def setting(
 
 
 def planes(recurrence: Recurrence) -> int:
-    """How many matrix states of the same dimensions lie side by side; complex ones are two."""
+    """How many matrix states of the same dimensions lie side by side.
+
+    A part of a complex one counts twice, for products of complex vectors have four products.
+    """
     found: Counter[Dims] = Counter()
     for state in recurrence.states:
         if len(state.dims) > 1:
-            found[state.dims] += 2 if state.kind is Kind.COMPLEX else 1
+            paired = state.kind is Kind.COMPLEX or holds_pairs([state.name])
+            found[state.dims] += 2 if paired else 1
     return max(found.values(), default=1)
 
 

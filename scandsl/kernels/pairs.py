@@ -54,6 +54,11 @@ def parts_of(name: str, kind: Kind) -> tuple[str, ...]:
     return (f"{name} re", f"{name} im") if kind is Kind.COMPLEX else (name,)
 
 
+def holds_pairs(names: Iterable[str]) -> bool:
+    """Whether some of the names are those of real tensors that stand for a complex one."""
+    return any(name.endswith((" re", " im")) for name in names)
+
+
 def real_pairs(
     dims: Sequence[Dim], values: Sequence[Value], wanted: Iterable[Ref]
 ) -> tuple[Builder, dict[Ref, Pair]]:
