@@ -65,9 +65,9 @@ def _run(case: dict[str, Any], rank: int) -> dict[str, Any]:
     (loss.real if loss.is_complex() else loss).backward()
     return {
         "outputs": [o.detach() for o in outputs],
-        "ends": [x.detach() for x in ends],
+        "ends": [x.detach().clone() for x in ends],  # they may lie in one room
         "gradients": [x.grad for x in tensors],
-        "state_gradients": [x.grad for x in states or []],
+        "state_gradients": [None if x.grad is None else x.grad.clone() for x in states or []],
     }
 
 

@@ -70,6 +70,16 @@ scan kept:  # a window of what one state gives, in front of another
 """
 
 
+COLUMNS = """
+scan columns:  # its map would be a matrix for every column
+    input q[K], k[K] in unit, v[V], h[V] in (-inf, 0], beta in [0, 1]
+    state S[K, V]
+    S *= exp(h)
+    S += beta * k * (v - k @ S)
+    output o[V] = q @ S
+"""
+
+
 @dataclass(frozen=True)
 class Case:
     """A scan, where its slices and sequences lie, and what else is asked of it."""
@@ -127,6 +137,8 @@ CASES = (
     Case("conv-packed", "conv_gated_delta_rule", (3, 0, 30, 7), time=40),
     Case("conv-short", "conv_gated_delta_rule", (2, 7), time=9),  # windows longer than slices
     Case("mlstm", "mlstm", time=40),
+    Case("mamba3-packed", "mamba3", (3, 0, 30, 7), time=40),
+    Case("columns", COLUMNS, time=40, uneven=True),
     Case("kept", KEPT, (3, 0, 30, 7), time=40),
     Case("triton-gated_delta_rule", "gated_delta_rule", backend="triton", time=70, uneven=True),
     Case("triton-kimi-packed", "kimi_delta_attention", (1, 66, 3), backend="triton", time=70),
