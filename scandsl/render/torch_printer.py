@@ -208,10 +208,17 @@ class TorchPrinter:
             seen.add(ref)
             if self._leaf(ref) is not None:
                 continue
-            for operand in operands(self.values[ref].op):
+            for operand in self._read(ref):
                 self._count(operand)
                 stack.append(operand)
         return sorted(seen)
+
+    def _read(self, ref: Ref) -> tuple[Ref, ...]:
+        """The values that the text of a value holds: of a diagonal what stands on it."""
+        value = self.values[ref]
+        if isinstance(value.op, Where) and self._diagonal(value, value.op):
+            return (value.op.a,)
+        return operands(value.op)
 
     def _count(self, ref: Ref) -> None:
         if not self._expected:
@@ -270,7 +277,7 @@ class TorchPrinter:
         text = self._fresh(ref, self._print(ref))
         if self._fits(text):
             return text
-        loose = [r for r in dict.fromkeys(operands(self.values[ref].op)) if self._loose(r)]
+        loose = [r for r in dict.fromkeys(self._read(ref)) if self._loose(r)]
         for operand in sorted(loose, key=lambda r: (-weight(self._text[r].text), r)):
             self._shorten(operand)
             text = self._fresh(ref, self._print(ref))
@@ -384,6 +391,10 @@ class TorchPrinter:
             case Clamp():
                 return self._clamp(value, value.op)
             case Where(c, a, b):
+                if self._diagonal(value, value.op):
+                    return self.call(
+                        "torch.diag_embed", self._tensor(self._text[a], value.kind).text
+                    )
                 return self._where(value, c, a, b)
             case MakeComplex(re, im):
                 return self._complex(value, re, im)
@@ -574,8 +585,6 @@ class TorchPrinter:
         condition = self._tensor(self.operand(c, value.dims), Kind.BOOL)
         x, y = self.operand(a, value.dims), self.operand(b, value.dims)
         mask = self.values[c].op
-        if self._diagonal(value, c, a, b):
-            return self.call("torch.diag_embed", self._tensor(self._text[a], value.kind).text)
         if self.scope.in_place and isinstance(mask, Row) and masks_rows(self.values, value, c):
             rows, after = self._text[c].text, len(value.dims) - 1 - value.dims.index(mask.dim)
             return replace(self.call("_held", x.text, rows, str(after), y.text), fresh=x.fresh)
@@ -585,18 +594,18 @@ class TorchPrinter:
             x, y = self._tensor(x, value.kind), self._tensor(y, value.kind)
         return self.call("torch.where", condition.text, x.text, y.text)
 
-    def _diagonal(self, value: Value, c: Ref, a: Ref, b: Ref) -> bool:
-        """Whether a value is a square with `a` on its diagonal and zeros beside it."""
-        same = self.values[c].op
+    def _diagonal(self, value: Value, op: Where) -> bool:
+        """Whether a value is a square with `op.a` on its diagonal and zeros beside it."""
+        same = self.values[op.c].op
         if not (isinstance(same, Binary) and same.fn == "eq" and len(value.dims) > 1):
             return False
         sides = [self.values[r].op for r in (same.a, same.b)]
         along = [x.dim for x in sides if isinstance(x, Iota)]
-        other = self.values[b].op
+        other = self.values[op.b].op
         zero = isinstance(other, Const) and other.value == 0
         first, last = value.dims[-2:]
         rest = tuple(d for d in value.dims if d != last)
-        return zero and set(along) == {first, last} and self.values[a].dims == rest
+        return zero and set(along) == {first, last} and self.values[op.a].dims == rest
 
     def _complex(self, value: Value, re_: Ref, im: Ref) -> Text:
         x, y = self.operand(re_, value.dims), self.operand(im, value.dims)
