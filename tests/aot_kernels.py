@@ -76,6 +76,8 @@ def compiled(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     torch.version.hip = "6" if backend == "hip" else None  # modules choose by it
     out = []
     for launch in _launches(request):
+        if request.get("only", "") not in launch.function.__name__:
+            continue
         try:
             out.append(asdict(compile_launch(launch, backend, arch)))
         except Exception as error:

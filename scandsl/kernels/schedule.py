@@ -212,13 +212,9 @@ def _early(
         looks[ref] = carried or any(looks[r] for r in operands(value.op))
         if looks[ref] and not read[ref]:
             parts = [r for r in operands(value.op) if not looks[r] and not read[r]]
-            while parts:
-                part = parts.pop()
-                if ROW not in values[part].dims and len(values[part].dims) > 1:
-                    parts += operands(values[part].op)  # as large as what is carried
-                elif operands(values[part].op):
-                    found[part] = None
-    return tuple(sorted(found, key=lambda r: (len(values[r].dims), r)))
+            found.update(dict.fromkeys(r for r in parts if operands(values[r].op)))
+    small = [r for r in found if ROW in values[r].dims or len(values[r].dims) < 2]
+    return tuple(sorted(small, key=lambda r: (len(values[r].dims), r)))
 
 
 def _names(values: list[Value], kind: type[Input] | type[Param] | type[Scalar]) -> tuple[str, ...]:
