@@ -333,11 +333,14 @@ def test_modules_import_torch_only_and_fast(tmp_path: Path) -> None:
             (tmp_path / f"{names[-1]}.py").write_text(text_of(path)[0], encoding="utf-8")
     call = [sys.executable, "-B", "-c", _IMPORTED, str(tmp_path), *names]
     environment_ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(call, env=environment_, capture_output=True, check=True, text=True)
     best: dict[str, float] = {}
-    for line in done.stdout.splitlines():
-        name, spent = line.split()
-        best[name] = min(float(spent), best.get(name, 9.0))
+    for _ in range(3):  # other work on the machine can slow a whole pass
+        done = subprocess.run(call, env=environment_, capture_output=True, check=True, text=True)
+        for line in done.stdout.splitlines():
+            name, spent = line.split()
+            best[name] = min(float(spent), best.get(name, 9.0))
+        if max(best.values()) < 0.05:
+            break
     assert len(best) == len(EXAMPLES)
     assert max(best.values()) < 0.05, best
 
