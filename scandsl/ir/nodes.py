@@ -8,6 +8,7 @@ token) and, with a row dimension added, the program of one chunk of tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, TypeAlias
@@ -648,3 +649,15 @@ def memories(recurrence: Recurrence) -> tuple[Memory, ...]:
 def uses_time(recurrence: Recurrence) -> bool:
     """Whether the step looks at its position, which then is part of the carried state."""
     return any(isinstance(v.op, Time | Every) for v in recurrence.values)
+
+
+def made_of(values: Sequence[Value], roots: Iterable[Ref]) -> set[Ref]:
+    """The values that the roots are made of, the roots included."""
+    seen: set[Ref] = set()
+    stack = list(roots)
+    while stack:
+        ref = stack.pop()
+        if ref not in seen:
+            seen.add(ref)
+            stack.extend(operands(values[ref].op))
+    return seen

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TypeVar
 
 from scandsl.analysis.program import Program
 from scandsl.ir.nodes import Kind, Output, Recur, Recurrence, State, Tensor
@@ -15,6 +16,8 @@ from scandsl.kernels.chunk import chunk_program
 from scandsl.kernels.pairs import parts_of, real_pairs
 from scandsl.kernels.program import Carry, ChunkProgram, Store
 from scandsl.kernels.simplify import simplify
+
+Declared = TypeVar("Declared", Tensor, State, Output)
 
 
 def real_chunks(program: Program, late: bool = False) -> tuple[Recurrence, ChunkProgram]:
@@ -43,39 +46,22 @@ def real_declarations(recurrence: Recurrence) -> Recurrence:
         arguments += parts_of(name, kinds[name])
     return replace(
         recurrence,
-        inputs=tuple(_tensors(recurrence.inputs)),
-        params=tuple(_tensors(recurrence.params)),
-        states=tuple(_states(recurrence.states)),
-        outputs=tuple(_outputs(recurrence.outputs)),
+        inputs=tuple(_parts(recurrence.inputs)),
+        params=tuple(_parts(recurrence.params)),
+        states=tuple(_parts(recurrence.states)),
+        outputs=tuple(_parts(recurrence.outputs)),
         arguments=tuple(arguments),
     )
 
 
-def _tensors(tensors: Iterable[Tensor]) -> Iterable[Tensor]:
-    for tensor in tensors:
-        names = parts_of(tensor.name, tensor.kind)
+def _parts(declared: Iterable[Declared]) -> Iterable[Declared]:
+    """Each real one as it is, each complex one as its two parts."""
+    for one in declared:
+        names = parts_of(one.name, one.kind)
         if len(names) == 1:
-            yield tensor
+            yield one
         else:
-            yield from (replace(tensor, name=name, kind=Kind.REAL) for name in names)
-
-
-def _states(states: Iterable[State]) -> Iterable[State]:
-    for state in states:
-        names = parts_of(state.name, state.kind)
-        if len(names) == 1:
-            yield state
-        else:
-            yield from (replace(state, name=name, kind=Kind.REAL) for name in names)
-
-
-def _outputs(outputs: Iterable[Output]) -> Iterable[Output]:
-    for output in outputs:
-        names = parts_of(output.name, output.kind)
-        if len(names) == 1:
-            yield output
-        else:
-            yield from (replace(output, name=name, kind=Kind.REAL) for name in names)
+            yield from (replace(one, name=name, kind=Kind.REAL) for name in names)
 
 
 def real_program(program: ChunkProgram) -> ChunkProgram:

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scandsl.ir.nodes import Ref, Value, operands
+from scandsl.ir.nodes import Ref, Value, made_of, operands
 from scandsl.ir.rewrite import with_operands
 from scandsl.kernels.program import ChunkProgram
 
 
 def prune(program: ChunkProgram) -> ChunkProgram:
     """The same program without dead values; refs are renumbered."""
-    needed = [False] * len(program.values)
-    for root in [s.value for s in program.stores] + [c.next for c in program.carries]:
-        needed[root] = True
-    for ref in range(len(program.values) - 1, -1, -1):
-        if needed[ref]:
-            for operand in operands(program.values[ref].op):
-                needed[operand] = True
+    roots = [s.value for s in program.stores] + [c.next for c in program.carries]
+    needed = made_of(program.values, roots)
     renumbered: dict[Ref, Ref] = {}
     values: list[Value] = []
     for ref, value in enumerate(program.values):
-        if needed[ref]:
+        if ref in needed:
             renumbered[ref] = len(values)
             refs = [renumbered[r] for r in operands(value.op)]
             values.append(replace(value, op=with_operands(value.op, refs)))

@@ -7,7 +7,7 @@ it, from the carries kept at the start of every chunk.
 
 from __future__ import annotations
 
-from scandsl.ir.nodes import Load, Ref, operands
+from scandsl.ir.nodes import Load, Ref, made_of, operands
 from scandsl.kernels.program import ChunkProgram, Split
 
 
@@ -29,11 +29,5 @@ def split(program: ChunkProgram) -> Split:
 
 def reach(program: ChunkProgram, roots: list[Ref]) -> list[bool]:
     """Which values the roots are made of, the roots included."""
-    out = [False] * len(program.values)
-    for root in roots:
-        out[root] = True
-    for ref in range(len(program.values) - 1, -1, -1):
-        if out[ref]:
-            for operand in operands(program.values[ref].op):
-                out[operand] = True
-    return out
+    found = made_of(program.values, roots)
+    return [ref in found for ref in range(len(program.values))]

@@ -20,7 +20,7 @@ from scandsl.ir.nodes import (
     Recurrence,
     Ref,
     Tensor,
-    operands,
+    made_of,
 )
 from scandsl.kernels.cost import WIDE, KernelCost, Setting
 from scandsl.kernels.pairs import parts_of
@@ -81,14 +81,7 @@ class _Launch:
     # ------------------------------------------------------------ loads
 
     def needed(self, roots: Iterable[Ref]) -> list[Ref]:
-        seen: set[Ref] = set()
-        stack = list(roots)
-        while stack:
-            ref = stack.pop()
-            if ref not in seen:
-                seen.add(ref)
-                stack.extend(operands(self.program.values[ref].op))
-        return sorted(seen)
+        return sorted(made_of(self.program.values, roots))
 
     def loaded(self, roots: Iterable[Ref]) -> set[str]:
         ops = (self.program.values[r].op for r in self.needed(roots))

@@ -35,6 +35,7 @@ from scandsl.ir.nodes import (
     Unary,
     Value,
     Where,
+    made_of,
     memories,
     operands,
 )
@@ -261,14 +262,14 @@ class _Cutter:
 
     def moving(self, ref: Ref) -> bool:
         """Whether a value depends on an input or a carried part."""
-        reached = _reach(self.values, [ref])
+        reached = made_of(self.values, [ref])
         return any(isinstance(self.values[r].op, Input | Prev) for r in reached)
 
     def graded(self, ref: Ref) -> bool:
         """Whether a gradient can flow through a value to a tensor argument."""
         if self.values[ref].kind not in (Kind.REAL, Kind.COMPLEX):
             return False
-        reached = _reach(self.values, [ref])
+        reached = made_of(self.values, [ref])
         return any(isinstance(self.values[r].op, Input | Param) for r in reached)
 
     def name_of(self, ref: Ref) -> str:
@@ -384,7 +385,7 @@ def cut_stages(lowered: Lowered, loop: bool = True) -> Stages:
         for r, op in ((r, v.op) for r, v in enumerate(lowered.values))
         if isinstance(op, Param)
     }
-    params = {r: n for r, n in params.items() if r in _reach(lowered.values, constants)}
+    params = {r: n for r, n in params.items() if r in made_of(lowered.values, constants)}
     return Stages(
         constants=cutter.extract([(cutter.name_of(r), r) for r in constants], params),
         maps=cutter.extract(
@@ -434,27 +435,16 @@ def initial_values(lowered: Lowered) -> tuple[tuple[str, ...], Stage]:
             roots.append((state.name, builder.expand(cast, state.dims)))
     cutter.values = tuple(builder.values)
     params = {r: v.op.name for r, v in enumerate(cutter.values) if isinstance(v.op, Param)}
-    reached = _reach(cutter.values, [r for _, r in roots])
+    reached = made_of(cutter.values, [r for _, r in roots])
     params = {r: name for r, name in params.items() if r in reached}
     return tuple(name for name, _ in roots), cutter.extract(roots, params)
 
 
 def _leaves(cutter: _Cutter, roots: Iterable[Ref], lowered: Lowered) -> dict[Ref, str]:
     """Inputs and the position, as far as the maps read them."""
-    reached = _reach(lowered.values, list(roots))
+    reached = made_of(lowered.values, list(roots))
     return {
         ref: cutter.name_of(ref)
         for ref, value in enumerate(lowered.values)
         if ref in reached and isinstance(value.op, Input | Time)
     }
-
-
-def _reach(values: Sequence[Value], roots: Sequence[Ref]) -> set[Ref]:
-    seen: set[Ref] = set()
-    stack = list(roots)
-    while stack:
-        ref = stack.pop()
-        if ref not in seen:
-            seen.add(ref)
-            stack.extend(operands(values[ref].op))
-    return seen

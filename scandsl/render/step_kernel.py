@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from scandsl.diagnostics import InternalError
-from scandsl.ir.nodes import Dims, Kind, Load, Ref, Scalar, Value, operands
+from scandsl.ir.nodes import Dims, Kind, Load, Ref, Scalar, Value, made_of, operands
 from scandsl.kernels.program import POSITION, Carry, Store
 from scandsl.kernels.step import HEAD, StepProgram
 from scandsl.render.layout import WIDTH, weight
@@ -386,14 +386,7 @@ class _Kernel:
     # ------------------------------------------------------------ values
 
     def _needed(self, roots: Iterable[Ref]) -> list[Ref]:
-        seen: set[Ref] = set()
-        stack = list(roots)
-        while stack:
-            ref = stack.pop()
-            if ref not in seen:
-                seen.add(ref)
-                stack.extend(operands(self.values[ref].op))
-        return sorted(seen)
+        return sorted(made_of(self.values, roots))
 
     def _printer(self, refs: Sequence[Ref], roots: Sequence[Ref]) -> TritonPrinter:
         printer = TritonPrinter(
