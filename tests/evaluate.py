@@ -178,22 +178,30 @@ class Evaluator:
     def _decayed(self, op: n.Scores | n.ScoresAdjoint | n.Spread, dims: n.Dims) -> Tensor:
         """By the definitions; adjoints by autograd."""
         wide, square = (op.row, op.over), (op.row, op.column)
-        order = [wide.index(d) for d in dims] if set(dims) == set(wide) else [0, 1]
         a = self(op.a, wide)
         if isinstance(op, n.Spread):
-            out = torch.einsum("ij,jv,ijv->iv", self(op.m, square), self(op.x, wide), left(a, op))
-            return out.permute(order)
-        q, k = self(op.q, wide), self(op.k, wide)
+            weights = left(a, op)
+            out = torch.einsum("ij,jv,ijv->iv", self(op.m, square), self(op.x, wide), weights)
+            return self._ordered(out, wide, dims)
+        more = [d for d in self.values[op.q].dims if d not in wide]  # queries of one token
+        tall, block = (op.row, *more, op.over), (op.row, *more, op.column)
+        q, k = self(op.q, tall), self(op.k, wide)
         if isinstance(op, n.Scores):
-            return torch.einsum("ik,jk,ijk->ij", q, k, left(a, op))
+            return self._ordered(
+                torch.einsum("i...k,jk,ijk->i...j", q, k, left(a, op)), block, dims
+            )
         leaves = {
             name: x.detach().clone().requires_grad_()
             for name, x in zip("qka", (q, k, a), strict=True)
         }
         with torch.enable_grad():
             weights = left(leaves["a"], op)
-            scores = torch.einsum("ik,jk,ijk->ij", leaves["q"], leaves["k"], weights)
-            return torch.autograd.grad(scores, leaves[op.of], self(op.g, square))[0].permute(order)
+            scores = torch.einsum("i...k,jk,ijk->i...j", leaves["q"], leaves["k"], weights)
+            (out,) = torch.autograd.grad(scores, leaves[op.of], self(op.g, block))
+            return self._ordered(out, tall if op.of == "q" else wide, dims)
+
+    def _ordered(self, x: Tensor, have: n.Dims, want: n.Dims) -> Tensor:
+        return x.permute([have.index(d) for d in want])
 
     def _running(
         self,

@@ -18,9 +18,10 @@ from scandsl.analysis import analyse
 from scandsl.analysis.program import Form, Program
 from scandsl.diagnostics import Source
 from scandsl.driver import check
-from scandsl.ir.nodes import Binary, Iota, Range, Recurrence
+from scandsl.ir.nodes import Binary, Iota, Range, Recurrence, Scores, ScoresAdjoint
 from scandsl.kernels.backward import Backward, backward_program, cotangent
 from scandsl.kernels.chunk import chunk_program
+from scandsl.kernels.joint import joint
 from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, ChunkProgram
 from scandsl.reference import interpret
 from scandsl.testing.compare import relative_rms
@@ -69,7 +70,7 @@ class Chunked:
         self.size = size
         self.time = next(iter(self.inputs.values())).shape[0]
         sizes = {d.name: d.size or SIZES[d.base or d.name] for d in recurrence.dims}
-        self.sizes = {**sizes, ROW: size, COLUMN: size, INNER: size}
+        self.sizes = {**sizes, ROW: size, COLUMN: size, INNER: size, "#2": 2, "#3": 3, "#4": 4}
         self.scalars = {s.name: self._default(s.default) for s in recurrence.scalars}
         declared = (*recurrence.inputs, *recurrence.params, *recurrence.states)
         layouts = {x.name: x.dims for x in (*declared, *recurrence.outputs)}
@@ -158,7 +159,9 @@ def drawn(recurrence: Recurrence, time: int) -> tuple[dict[str, Tensor], dict[st
     return data.tensors, data.initial_state
 
 
-def differences(program: Program, time: int = TIME, size: int = CHUNK) -> dict[str, float]:
+def differences(
+    program: Program, time: int = TIME, size: int = CHUNK, joined: bool = False
+) -> dict[str, float]:
     """Relative RMS errors of everything a chunk program computes, forward and backward."""
     recurrence = program.recurrence
     tensors, state = drawn(recurrence, time)
@@ -175,6 +178,8 @@ def differences(program: Program, time: int = TIME, size: int = CHUNK) -> dict[s
 
     forward = chunk_program(program)
     backward = backward_program(forward, recurrence.inputs, recurrence.params)
+    if joined:
+        forward, backward = joint(forward), replace(backward, program=joint(backward.program))
     chunked = Chunked(recurrence, {n: x.detach() for n, x in tensors.items()}, size)
     outputs, final = chunked.forward(forward, {n: x.detach()[0, 0] for n, x in states.items()})
     d_outputs = dict(zip(names, (s[0, :, 0] for s in seeds), strict=False))
@@ -221,6 +226,26 @@ def test_any_length(name: str, time: int) -> None:
 
 def test_one_chunk_longer_than_the_sequence() -> None:
     errors = differences(programs()["chunk-three_decays"], time=5, size=16)
+    assert max(errors.values()) < BOUND, errors
+
+
+def _decayed(program: ChunkProgram) -> list[Scores | ScoresAdjoint]:
+    return [v.op for v in program.values if isinstance(v.op, Scores | ScoresAdjoint)]
+
+
+JOINED = [n for n, p in programs().items() if len(_decayed(chunk_program(p))) > 1]
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_queries_of_the_same_keys_are_taken_together(name: str) -> None:
+    program = programs()[name]
+    forward = chunk_program(program)
+    inputs, params = program.recurrence.inputs, program.recurrence.params
+    apart = backward_program(forward, inputs, params).program
+    keys = {(op.k, op.a) for op in _decayed(forward)}
+    assert len(_decayed(joint(forward))) == len(keys)
+    assert len(_decayed(joint(apart))) < len(_decayed(apart)) or len(keys) == len(_decayed(forward))
+    errors = differences(program, joined=True)
     assert max(errors.values()) < BOUND, errors
 
 

@@ -363,7 +363,7 @@ class Scores:
     `q`, `k` and the logarithms `a` have the dimensions `row` and `over`.  With `factors`, `a` holds
     the factors themselves, of any sign or zero: `q_i k_j Π_{j<m<i} a_m`.  Over `block` rows
     (a power of two, or 0) the logarithms are known to sum to less than float32 can take the
-    exponential of, with either sign.
+    exponential of, with either sign.  Where `q` has a further dimension, so has the value.
     """
 
     q: Ref

@@ -160,15 +160,15 @@ class _Check:
                 return xs[0].dims, xs[0].kind
             case Scores(row=row, column=column, over=over):
                 self.need(ref, all({row, over} <= set(x.dims) for x in xs), "rows of vectors")
-                return [row, column], xs[0].kind
+                return [*(d for d in xs[0].dims if d != over), column], xs[0].kind
             case Spread(row=row, column=column, over=over):
                 self.need(ref, {row, column} <= set(xs[0].dims), "rows and columns")
                 good = all({row, over} <= set(x.dims) for x in xs[1:])
                 self.need(ref, good, "rows of vectors")
                 return [row, over], xs[1].kind
-            case ScoresAdjoint(row=row, column=column):
+            case ScoresAdjoint(row=row, column=column, of=of):
                 self.need(ref, {row, column} <= set(xs[3].dims), "rows and columns")
-                return xs[0].dims, xs[0].kind
+                return xs["qka".index(of)].dims, xs[0].kind
             case Recur(row=row, of=of):
                 self.need(ref, xs[3].dims == (row,) and row not in xs[2].dims, "rows and a start")
                 self.need(ref, xs[0].kind is xs[1].kind is xs[2].kind, "operands of one kind")

@@ -11,15 +11,27 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scandsl.ir.nodes import Const, Dims, Expand, Iota, Rename, Row, Scalar, Scores, Size
+from scandsl.ir.nodes import (
+    Const,
+    Dims,
+    Expand,
+    Iota,
+    Rename,
+    Row,
+    Scalar,
+    Scores,
+    Select,
+    Size,
+)
 from scandsl.kernels.carry_map import sizes_of, with_carry_maps
 from scandsl.kernels.factors import gathered
+from scandsl.kernels.joint import joint
 from scandsl.kernels.program import COLUMN, INNER, ROW, ChunkProgram
 from scandsl.plan.limits import PIECE, torch_chunk
 
 WIDE = 4  # bytes of a number while it is computed with
 INSIDE = 16  # tiles of rows that the functions for vector decays hold
-_VIEWS = (Const, Expand, Iota, Rename, Row, Scalar, Size)
+_VIEWS = (Const, Expand, Iota, Rename, Row, Scalar, Size, Select)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +67,10 @@ def torch_memory(
 
 def _of_a_chunk(program: ChunkProgram, sizes: Mapping[str, int], length: int) -> int:
     """Numbers that one chunk fills, were nothing given back before the next."""
-    mapped = gathered(with_carry_maps(program))
+    mapped = joint(gathered(with_carry_maps(program)))
     known = {**dict.fromkeys((ROW, COLUMN, INNER), length), **sizes}
     known |= {name: sizes[base] for name, base in sizes_of(mapped).items()}
+    known |= {d.name: d.size for d in mapped.dims if d.size is not None}
     values = [v for v in mapped.values if not isinstance(v.op, _VIEWS)]
     total = sum(_volume(v.dims, known) for v in values)
     decayed = [v.op for v in values if isinstance(v.op, Scores)]

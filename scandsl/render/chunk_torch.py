@@ -30,6 +30,7 @@ from scandsl.ir.nodes import (
 from scandsl.kernels.backward import cotangent
 from scandsl.kernels.carry_map import INTO, with_carry_maps
 from scandsl.kernels.factors import gathered
+from scandsl.kernels.joint import joint
 from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.split import split
 from scandsl.render.chunk_form import ChunkForm, call, definition, tuple_of, unpacked
@@ -274,7 +275,7 @@ class ChunkTorch(ChunkForm):
         self, program: ChunkProgram, names: Names, kept: dict[str, str]
     ) -> tuple[list[str], list[str]]:
         """The statements for one piece, and the expressions of the stores."""
-        program = gathered(with_carry_maps(program))
+        program = joint(gathered(with_carry_maps(program)))
         parts = split(program)
         need = [r for r, v in enumerate(program.values) if not self._is_carry(program, v)]
         lines, leaf = self._load_leaves(program, need, names, kept, frozenset(parts.inside))

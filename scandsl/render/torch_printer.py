@@ -436,7 +436,8 @@ class TorchPrinter:
             case Expand(x):
                 return self._expand(value, x)
             case Scores(q, k, a, factors=factors, block=block):
-                return self.call("_scores", *self._decayed((q, k), a, factors, block))
+                arguments = self._decayed((q, k), a, factors, block)
+                return self.call("_scores", *arguments, *self._several(q))
             case ScoresAdjoint(q, k, a, g):
                 text = self._scores_adjoint(value.op, (q, k, a, g))
                 return replace(text, fresh=self._uses[ref] == 1)
@@ -724,12 +725,17 @@ class TorchPrinter:
         tensors = [self._tensor(self._text[r], self.values[r].kind).text for r in refs]
         return [*tensors, self._spans[key]]
 
+    def _several(self, q: Ref) -> list[str]:
+        """How many queries a token has, where they are stacked."""
+        op = self.values[q].op
+        return [f"several={len(op.xs)}"] if isinstance(op, Stack) else []
+
     def _scores_adjoint(self, op: ScoresAdjoint, refs: tuple[Ref, ...]) -> Text:
         """One of three results of one call, which is printed once."""
         if refs not in self._adjoints:
             names = tuple(self.names.fresh("d_scores", numbered=True) for _ in range(3))
             arguments = self._decayed((op.q, op.k), op.a, op.factors, op.block)
-            arguments.append(self._text[op.g].text)
+            arguments += [self._text[op.g].text, *self._several(op.q)]
             call = self.call("_scores_adjoint", *arguments)
             self.lines.append(f"{', '.join(names)} = {call.text}")
             self._adjoints[refs] = names
