@@ -112,7 +112,7 @@ def _stage(plan: Plan, stage: Stage) -> Json:
     recurrence = stage.program.recurrence
     dims = {o.name: list(o.dims) for o in recurrence.outputs}
     part = _part(plan, stage)
-    kernels = _steps(part) if stage.form is Form.SEQUENTIAL else None
+    kernels = _steps(part) if stage.form in (Form.SEQUENTIAL, Form.SCAN) else None
     return {
         "form": stage.form.value,
         "states": [s.name for s in recurrence.states],
@@ -127,6 +127,7 @@ def _stage(plan: Plan, stage: Stage) -> Json:
 
 _RUNS = {
     Form.CHUNK: "chunks, by kernels or in tensor operations",
+    Form.SCAN: "kernels over time on Triton, chunks in tensor operations",
     Form.SEQUENTIAL: "the loop over tokens; what it hands on is kept for the backward",
     Form.CONVOLUTION: "tensor operations on all tokens at once, again in the backward",
     Form.MAP: "tensor operations on all tokens at once, again in the backward",
@@ -147,7 +148,7 @@ def _stage_lines(plan: Plan, stage: Stage, number: int) -> list[str]:
     part = _part(plan, stage)
     if _in_kernels(part):
         out += _kernel_lines(part)
-    elif stage.form is Form.SEQUENTIAL:
+    elif stage.form in (Form.SEQUENTIAL, Form.SCAN):
         out += _step_lines(part)
     return out
 
@@ -280,7 +281,8 @@ def _over_time(plan: Plan) -> bool:
     """
     parts = [_part(plan, stage) for stage in _stages(plan)]
     if parts:
-        return not any(p.form is Form.SEQUENTIAL or _in_kernels(p) for p in parts)
+        over_time = (Form.SEQUENTIAL, Form.SCAN)
+        return not any(p.form in over_time or _in_kernels(p) for p in parts)
     return plan.form is Form.SEQUENTIAL or not _in_kernels(plan)
 
 

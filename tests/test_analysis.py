@@ -138,7 +138,7 @@ CHUNKED = (
     "analysis:gate_from_state", "analysis:mean_read", "analysis:pure_map",
     "analysis:both_gates", "analysis:free_gate", "analysis:oja_read", "analysis:static_entries",
     "exponential_moving_average:exponential_moving_average", "gated_oja_rule:gated_oja_rule",
-    "analysis:whole", "analysis:late_query", "analysis:last_value", "analysis:full_gate",
+    "analysis:whole", "analysis:late_query", "analysis:full_gate",
     "analysis:everywhere", "gated_delta_net:gated_delta_net", "mlstm_sigmoid:mlstm_sigmoid",
     "xpos_retention:xpos_retention", "hgrn:hgrn", "lru:lru", "mamba:mamba", "s4d:s4d", "s5:s5",
     "based:based",

@@ -37,17 +37,18 @@ STAGES = {
     "stabilised": "convolution sequential chunk",
     "sandwich": "chunk convolution chunk sequential",
     "flagged": "sequential chunk",
-    "turning": "convolution chunk",
+    "turning": "convolution scan chunk",
     "heads_apart": "map convolution chunk",
     "batches": "sequential chunk",
     "alone": "convolution",
     "waiting": "sequential chunk sequential",
     "complex_inputs": "map chunk",
     "complex_reads": "",
+    "beside": "scan chunk",
 }
 EXAMPLES = {
     "conv_gated_delta_rule": "convolution chunk",
-    "h3": "convolution chunk",
+    "h3": "convolution scan",
     "mlstm": "sequential chunk",
     "rational_transfer_function": "convolution sequential",
     "short_convolution": "convolution",
@@ -144,6 +145,7 @@ TRITON = (
     ("stabilised", torch.bfloat16),
     ("sandwich", torch.float32),
     ("preconditioned", torch.float16),
+    ("beside", torch.float32),
 )
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from scandsl.analysis import analyse
+from scandsl.analysis.program import Form
 from scandsl.reference import interpret
-from scandsl.testing.compare import relative_rms
+from scandsl.testing.compare import Case, relative_rms, runs
 from scandsl.testing.data import Layout
 from tests.generated import arguments, built, example
 
@@ -20,6 +22,17 @@ scan cut:
     s = where(c > 0, complex(x, 0), complex(a, 0.1) * s + complex(x, q))
     output y[D] = re(s)
     output z[D] = im(s)
+"""
+
+GATES = """
+scan gates:
+    input x[D], g[D] in [-inf, 0], b[D] in [-1, 1], c[D]
+    param r[D]
+    state s[D] = r, n
+    s = where(c > 1, 0, exp(g) * b) * s + x
+    n = 0.5 * n + sum[D](x)
+    s *= r
+    output y[D] = s * n
 """
 
 
@@ -61,6 +74,22 @@ def test_what_is_infinite_ends_at_a_reset(tmp_path: Path) -> None:
     for output, expected in zip(outputs, true.outputs, strict=True):
         assert expected[:, 70:].isfinite().all()
         torch.testing.assert_close(output[:, 70:], expected[:, 70:], rtol=1e-12, atol=1e-12)
+
+
+def test_gates_that_are_zero_negative_and_reset(tmp_path: Path) -> None:
+    """Real states all of whose entries decay by themselves: none takes matrices of rows."""
+    module, recurrence = built(GATES, tmp_path)
+    assert {c.form for c in analyse(recurrence).components} == {Form.SCAN}
+    own = {"x": 2, "g": 1, "b": 2, "c": 1, "r": 1}
+    layout = Layout(lengths=(70, 0, 1, 139), heads=2, own_heads=own)
+    (run,) = runs(
+        recurrence,
+        module,
+        [Case("gates", layout, carried=True)],
+        only=("torch",),
+        dtypes=(torch.float64,),
+    )
+    assert run.ok, (run.failure, [v for v in run.verdicts if not v.ok])
 
 
 def test_only_starts_of_chunks_are_kept(tmp_path: Path) -> None:

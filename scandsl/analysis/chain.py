@@ -43,7 +43,7 @@ from scandsl.ir.nodes import (
 )
 
 _OPEN = 64  # what a dimension of unknown size counts for
-_ORDER = (Form.CONVOLUTION, Form.SEQUENTIAL, Form.CHUNK)
+_ORDER = (Form.CONVOLUTION, Form.SEQUENTIAL, Form.SCAN, Form.CHUNK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +66,26 @@ class _Fault:
 
 def chained(program: Program) -> Program:
     """The program as a chain of stages, if it is one."""
-    complex_ = any(v.kind is Kind.COMPLEX for v in program.recurrence.values)
-    if program.form is Form.CHUNK and (not complex_ or _holds_complex(program)):
+    if _is_one_stage(program):
         return program
     found = _Cutter(program).run()
     if isinstance(found, Program):
         return found
     return _in_one_piece(program, found)
+
+
+def separated(program: Program) -> Program | None:
+    """The same with a stage of its own for states that move entry by entry, if there is a cut."""
+    if _is_one_stage(program) and len({c.form for c in program.components}) == 1:
+        return program
+    found = _Cutter(program, apart=True).run()
+    return found if isinstance(found, Program) else None
+
+
+def _is_one_stage(program: Program) -> bool:
+    """Whether all of a program is one stage of chunks."""
+    complex_ = any(v.kind is Kind.COMPLEX for v in program.recurrence.values)
+    return program.form is Form.CHUNK and (not complex_ or _holds_complex(program))
 
 
 def _holds_complex(program: Program) -> bool:
@@ -100,8 +113,11 @@ def _in_one_piece(program: Program, fault: _Fault) -> Program:
 
 
 class _Cutter:
-    def __init__(self, program: Program) -> None:
+    """Cuts a program; `apart` tells whether states of the two forms of chunks go to own stages."""
+
+    def __init__(self, program: Program, apart: bool = False) -> None:
         self.program = program
+        self.matrices = (Form.CHUNK,) if apart else CHUNKS
         self.recurrence: Recurrence = program.recurrence
         self.values = program.recurrence.values
         self.graph: Graph = dependency_graph(self.recurrence)
@@ -111,7 +127,7 @@ class _Cutter:
         self.results = {
             e.result
             for c in program.components
-            if c.form in CHUNKS
+            if c.form in self.matrices
             for e in c.events
             if isinstance(e, Probe | Read)
         }
@@ -169,7 +185,7 @@ class _Cutter:
     def _form(self, nodes: Sequence[int], component: int | None) -> Form:
         if component is not None:
             form = self.program.components[component].form
-            return Form.CHUNK if form in CHUNKS else form
+            return Form.CHUNK if form in self.matrices else form
         memory = self.memories[nodes[0] - len(self.recurrence.states)]
         smooth = memory.kind in (Kind.REAL, Kind.COMPLEX)
         return Form.CONVOLUTION if smooth else Form.SEQUENTIAL
@@ -177,7 +193,7 @@ class _Cutter:
     def _tangled(self, units: Sequence[_Unit]) -> _Fault:
         """A read that waits for what is computed from its own state."""
         for unit in units:
-            if unit.form is not Form.CHUNK:
+            if unit.form not in CHUNKS:
                 continue
             events = [e for i in unit.components for e in self.program.components[i].events]
             for event in events:
@@ -206,11 +222,11 @@ class _Cutter:
         live = self._live([*outputs, *(r for found in roots for r in found)])
         forced = self._forced(plan)
         real = not _holds_complex(self.program)
-        if real and any(form is Form.CHUNK for form, _ in plan):
+        if real and any(form in CHUNKS for form, _ in plan):
             forced[0] |= {r for r in live if not self.level[r] and self._leaves_complex(r)}
         for ref in sorted(live):
             level = self.level[ref]
-            if real and level and plan[level - 1][0] is Form.CHUNK and self._is_complex(ref):
+            if real and level and plan[level - 1][0] in CHUNKS and self._is_complex(ref):
                 return _Fault(f"`{show(self.values, ref)}` is complex; chunks are real", ref)
         pieces = []
         for level, (form, mask) in enumerate([(Form.MAP, 0), *plan]):
@@ -251,7 +267,7 @@ class _Cutter:
             level = self._node_level(plan, state.name)
             if state.name in chunked:
                 out[level] += taken(chunked[state.name].events)
-            else:
+            if plan[level - 1][0] is not Form.CHUNK:
                 out[level].append(state.next)
         for memory in self.memories:
             if memory.value is not None:
@@ -371,7 +387,8 @@ def _joined(units: Sequence[_Unit]) -> list[_Unit]:
     out: list[_Unit] = []
     for part in strongly_connected(feeds):
         found = [units[i] for i in part]
-        if len(found) == 1 or any(u.form is not Form.CHUNK for u in found):
+        (form, *others) = {u.form for u in found}
+        if len(found) == 1 or others or form not in CHUNKS:
             out += found
             continue
         mask = sum(u.mask for u in found)
@@ -379,7 +396,7 @@ def _joined(units: Sequence[_Unit]) -> list[_Unit]:
         for unit in found:
             needs |= unit.needs
         places = tuple(sorted(i for u in found for i in u.components))
-        out.append(_Unit(mask, needs & ~mask, Form.CHUNK, places))
+        out.append(_Unit(mask, needs & ~mask, form, places))
     return out
 
 

@@ -136,9 +136,9 @@ class _Extraction:
 
     def stage(self) -> Stage:
         """The stage."""
-        chunk = self.piece.form is Form.CHUNK
+        chunk = self.piece.form in (Form.CHUNK, Form.SCAN)
         scalars = [s.default for s in self.old.scalars]
-        nexts = [] if chunk else [s.next for s in self.piece.states]
+        nexts = [] if self.piece.form is Form.CHUNK else [s.next for s in self.piece.states]
         events = [r for c in self.components for r in taken(c.events)] if chunk else []
         outputs = [*self.piece.passed, *(o.value for o in self.piece.outputs)]
         self._copy([*scalars, *nexts, *events, *outputs, *self._lags()])
@@ -174,7 +174,7 @@ class _Extraction:
     def _copy(self, roots: Iterable[Ref]) -> None:
         needed: set[Ref] = set()
         stack = list(roots)
-        if self.piece.form is Form.CHUNK:
+        if self.piece.form in (Form.CHUNK, Form.SCAN):
             stack += self.reads
         while stack:
             ref = stack.pop()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from scandsl.analysis.chain import chained
+from scandsl.analysis.chain import chained, separated
 from scandsl.analysis.collinear import merged_pairs
 from scandsl.analysis.decay import Logs
 from scandsl.analysis.events import Normal, moved, normalise
@@ -52,7 +52,8 @@ def analyse(recurrence: Recurrence) -> Program:
         drafts = [_moved(d, new) for d in drafts] + [draft]
     recurrence, drafts = _with_logs(recurrence, drafts)
     components = _components(recurrence, drafts)
-    return chained(_pruned(choose(recurrence, components)))
+    found = separated(_pruned(choose(recurrence, components, apart=True)))
+    return found or chained(_pruned(choose(recurrence, components)))
 
 
 def _shared(recurrence: Recurrence) -> Recurrence:

@@ -172,7 +172,7 @@ class Stage:
     Its inputs are inputs of the scan and values that earlier stages `passed` on, one per token; its
     outputs are what it passes on itself, then outputs of the scan.  `memories` names what its lags
     remember, in the order of its own memories, as the scan names it.  In a stage of chunks the
-    events tell how its states move, not the values.
+    events tell how its states move, not the values; in one of states that move entry by entry both.
     """
 
     form: Form

@@ -7,7 +7,8 @@ at once.
 
 Leaves: `Input(x)` with a row dimension repeats the last token of the sequence in rows behind its
 end; `Load(x)` with a row dimension is zero there; `Load(x)` without one is a carry or a saved
-carry; `Row('#i')` is true for rows that hold a token.
+carry; `Row('#i')` is true for rows that hold a token.  `#h` are the heads, where a program is for
+all of them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ ROW = "#i"
 COLUMN = "#j"
 INNER = "#k"
 POSITION = "#t"
+HEAD = "#h"
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,8 @@ def make_plan(
     if schedule not in (None, *SCHEDULES):
         raise PlanError(f"unknown schedule {schedule!r}: expected 'fused' or 'split'")
     stages = [stage.form for stage in program.stages]
-    if form == Form.CHUNK.value and Form.CHUNK not in (program.form, *stages):
+    chunks = {Form.CHUNK, Form.SCAN}
+    if form == Form.CHUNK.value and chunks.isdisjoint((program.form, *stages)):
         raise PlanError(f"`{program.recurrence.name}` has no chunked form: {program.reason}")
     if form == Form.SEQUENTIAL.value:
         return Plan(program, Form.SEQUENTIAL, chunk, "the sequential form was asked for")

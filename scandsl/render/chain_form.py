@@ -33,6 +33,9 @@ from scandsl.render.names import PRIVATE_LOCALS, Names, inner_names
 from scandsl.render.scan import ScanNames, StatePart, base_names, is_smooth, state_parts
 from scandsl.render.tables import scan_table
 
+_STATEFUL = (Form.CHUNK, Form.SCAN, Form.SEQUENTIAL)
+"""The forms of stages that carry states."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Link:
@@ -52,7 +55,7 @@ class _Link:
     @property
     def keeps(self) -> bool:
         """Whether what it hands on is kept for the backward."""
-        return self.stage.form in (Form.CHUNK, Form.SEQUENTIAL)
+        return self.stage.form in _STATEFUL
 
     def form(self, backend: str) -> RenderedForm:
         """The form for a backend, else the one in tensor operations."""
@@ -116,14 +119,14 @@ def _link(
     recurrence = stage.program.recurrence
     own = _stage_names(recurrence, names, number)
     own_printer = FunctionPrinter(recurrence.dims, own.inner_scalars, printer.note)
-    if stage.form in (Form.CHUNK, Form.SEQUENTIAL):
+    if stage.form in _STATEFUL:
         part = replace(plan, program=stage.program, form=stage.form)
         rendered = render(part, own, lower(recurrence), own_printer, handed)
     else:
         rendered = (render_map(own, recurrence, own_printer, handed.passed),)
     printer.helpers |= own_printer.helpers
     forms = {f.backend: f for f in rendered}
-    if stage.form is not Form.CHUNK:
+    if stage.form not in (Form.CHUNK, Form.SCAN):
         table = "\n".join(scan_table(own, (), None))
         forms["torch"] = replace(forms["torch"], tables=(table,))
     memory = iter(stage.memories)
@@ -484,6 +487,6 @@ def _words(link: _Link) -> str:
     carried = ", ".join((*(s.name for s in link.recurrence.states), *link.stage.memories))
     words = {
         Form.CHUNK: "chunks", Form.SEQUENTIAL: "the loop over tokens", Form.MAP: "maps",
-        Form.CONVOLUTION: "earlier tokens, without a loop",
+        Form.SCAN: "entry by entry", Form.CONVOLUTION: "earlier tokens, without a loop",
     }  # fmt: skip
     return f"{words[link.stage.form]} ({carried})" if carried else words[link.stage.form]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from scandsl.diagnostics import InternalError
-from scandsl.ir.nodes import Kind, Recurrence, Tensor, uses_time
+from scandsl.ir.nodes import Dims, Kind, Recurrence, Tensor, uses_time
 from scandsl.kernels.backward import Backward
 from scandsl.kernels.precision import cancels
 from scandsl.kernels.program import ChunkProgram
@@ -164,12 +164,8 @@ class ChunkForm:
         shapes = []
         for carry in self.forward.carries:
             wide = len(carry.dims) >= 2
-            base = {d.name: d.base or d.name for d in self.recurrence.dims}
-            order = carry.dims if flat else self.canonical(carry.dims)
-            inner = [f'sizes.dim["{base[d]}"]' for d in order]
-            lead = ["count", "sizes.batch", "sizes.heads"]
-            if flat:
-                lead = ["rows", "sizes.heads"]
+            inner = self._kept_sizes(carry.dims, flat)
+            lead = ["rows"] if flat else ["count", "sizes.batch"]
             dtype = self.storage if flat and wide else "sizes.dtype"
             if carry.kind is Kind.COMPLEX:
                 dtype = "wide"
@@ -179,7 +175,13 @@ class ChunkForm:
         body += ["return (", *(f"    {s}," for s in shapes), ")"]
         return [*lines, *("    " + x for x in body)]
 
-    def canonical(self, dims: tuple[str, ...]) -> tuple[str, ...]:
+    def _kept_sizes(self, dims: Dims, flat: bool) -> list[str]:
+        """The sizes of heads and dimensions of a kept carry, as they lie in memory."""
+        base = {d.name: d.base or d.name for d in self.recurrence.dims}
+        order = dims if flat else self.canonical(dims)
+        return ["sizes.heads", *(f'sizes.dim["{base[d]}"]' for d in order)]
+
+    def canonical(self, dims: Dims) -> Dims:
         """Dimensions in the order in which printed values have them."""
         order = [d.name for d in self.recurrence.dims]
         return tuple(sorted(dims, key=order.index))

@@ -30,8 +30,18 @@ from scandsl.ir.nodes import (
 from scandsl.kernels.backward import cotangent
 from scandsl.kernels.carry_map import INTO, with_carry_maps
 from scandsl.kernels.factors import gathered
+from scandsl.kernels.heads import summed, with_heads
 from scandsl.kernels.joint import joint
-from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
+from scandsl.kernels.program import (
+    COLUMN,
+    HEAD,
+    INNER,
+    POSITION,
+    ROW,
+    Carry,
+    ChunkProgram,
+    Store,
+)
 from scandsl.kernels.split import split
 from scandsl.render.chunk_form import ChunkForm, call, definition, tuple_of, unpacked
 from scandsl.render.form import RenderedForm
@@ -64,6 +74,45 @@ class ChunkTorch(ChunkForm):
 
     # ------------------------------------------------------------ shared pieces
 
+    @property
+    def _before(self) -> Dims:
+        """The dimensions before the heads, where these are among the dimensions; else none."""
+        return summed(self.forward) if self._walks(self.forward) else ()
+
+    def _lead(self, axes: int, dims: Dims) -> tuple[int, Dims, Dims]:
+        """Lead axes, of which the last are the heads, and dimensions: as given and as printed.
+
+        Where the heads are among the dimensions, they are one of them and no lead axis.
+        """
+        if not self._before:
+            return axes, dims, self.canonical(dims)
+        return axes - 1, (HEAD, *dims), self.canonical((HEAD, *dims))
+
+    def canonical(self, dims: Dims) -> Dims:
+        """Dimensions in the order in which printed values have them."""
+        order = [d.name for d in self.recurrence.dims]
+        before = [d for d in order if d in self._before]
+        order = [ROW, *before, HEAD, *(d for d in order if d not in before)]
+        return tuple(sorted(dims, key=order.index))
+
+    def _kept_sizes(self, dims: Dims, flat: bool) -> list[str]:
+        """The sizes of heads and dimensions of a kept carry, as they lie in memory."""
+        base = {d.name: d.base or d.name for d in self.recurrence.dims}
+        _, _, order = self._lead(1, dims)
+        sizes = {d: f'sizes.dim["{base[d]}"]' for d in order if d != HEAD} | {HEAD: "sizes.heads"}
+        lead = [] if self._before else ["sizes.heads"]
+        return [*lead, *(sizes[d] for d in order)]
+
+    def _laid(self, text: str, axes: int, dims: Dims) -> str:
+        """A tensor of the caller as printed values lie; the heads are the last of `axes`."""
+        lead, have, want = self._lead(axes, dims)
+        return self._moved(text, lead, have, want)
+
+    def _given_back(self, text: str, axes: int, dims: Dims) -> str:
+        """A printed value as the caller has it."""
+        lead, have, want = self._lead(axes, dims)
+        return self._moved(text, lead, want, have)
+
     def _moved(self, text: str, lead: int, have: Dims, want: Dims) -> str:
         """`text` with its trailing axes in another order."""
         if have == want:
@@ -84,13 +133,14 @@ class ChunkTorch(ChunkForm):
         ]
 
     def _sizes(self) -> dict[str, str]:
-        sizes = dict.fromkeys((ROW, COLUMN, INNER), "length")
+        sizes = dict.fromkeys((ROW, COLUMN, INNER), "length") | {HEAD: "heads"}
         sizes |= {d.name: self.size(d.name) for d in self.recurrence.dims}
         return sizes | {INTO + d.name: self.size(d.name) for d in self.recurrence.dims}
 
     def _shape(self, carry: Carry) -> str:
+        lead, _, own = self._lead(1, carry.dims)
         sizes = self._sizes()
-        return tuple_of(["heads", *(sizes[d] for d in self.canonical(carry.dims))])
+        return tuple_of([*["heads"] * lead, *(sizes[d] for d in own)])
 
     def _names(self) -> Names:
         taken = {*self.parameters(), "dtype", "heads", "device", "chunks", "save", "n", "step"}
@@ -144,16 +194,16 @@ class ChunkTorch(ChunkForm):
                 case Input(name):
                     arg = self.arg[name]
                     own = self.tensor(name).dims
-                    text = self._rows(arg, self.tensor(name).kind, program, "zero=False")
-                    text = self._moved(text, 4, own, self.canonical(own))
                     leaf[ref] = names.fresh(f"{arg}_rows")
-                    lines.append(f"{leaf[ref]} = {text}")
+                    how = (self.tensor(name).kind, own, program, "zero=False")
+                    lines += self._rows(leaf[ref], arg, *how)
                 case Param(name):
                     arg = self.arg[name]
                     own = self.tensor(name).dims
                     leaf[ref] = names.fresh(f"{arg}_heads")
                     text = f"_param({arg}, heads, {self._dtype(self.tensor(name).kind)})"
-                    text = self._moved(text, 1, own, self.canonical(own))
+                    text = self._laid(text, 1, own)
+                    text += ".contiguous()" if text.endswith(")") and "permute" in text else ""
                     lines.append(f"{leaf[ref]} = {text}")
                     self.helpers.add("_param")
                 case Row():
@@ -161,16 +211,16 @@ class ChunkTorch(ChunkForm):
                     lines.append(f"{leaf[ref]} = {self._row_mask(program, ref, inside)}")
                 case Load(name) if name == POSITION:
                     leaf[ref] = names.fresh("position")
-                    lines.append(f"{leaf[ref]} = _positions(piece, start_t)")
+                    heads = "[:, :, 0]" if self._before else ""
+                    lines.append(f"{leaf[ref]} = _positions(piece, start_t){heads}")
                 case Load(name) if name in kept:
                     leaf[ref] = kept[name]
                 case Load(name):
                     out = self._output(name)
                     arg = f"d_{self.arg[out.name]}"
                     leaf[ref] = names.fresh(f"{arg}_rows")
-                    text = self._rows(arg, out.kind, program, "zero=True")
-                    text = self._moved(text, 4, out.dims, self.canonical(out.dims))
-                    lines.append(f"{leaf[ref]} = {text}")
+                    how = (out.kind, out.dims, program, "zero=True")
+                    lines += self._rows(leaf[ref], arg, *how)
                 case Scalar(name):
                     leaf[ref] = self.arg[name]
                 case _:
@@ -185,12 +235,21 @@ class ChunkTorch(ChunkForm):
             users = [r for r in users if not isinstance(program.values[r].op, Recur)]
         only = all(masks_rows(program.values, program.values[r], rows) for r in users)
         only = only and (walks or inside.isdisjoint(users))
-        return f"_row_mask(piece, device{', needed=False' if only else ''})"
+        flags = f"{', needed=False' if only else ''}{', axes=1' if self._before else ''}"
+        return f"_row_mask(piece, device{flags})"
 
-    def _rows(self, arg: str, kind: Kind, program: ChunkProgram, flag: str) -> str:
+    def _rows(
+        self, target: str, arg: str, kind: Kind, dims: Dims, program: ChunkProgram, flag: str
+    ) -> list[str]:
         """A tensor by rows; in the order of time where recurrences run along them."""
-        lie = ", in_time=True" if self._walks(program) else ""
-        return f"_rows({arg}, piece, heads, {self._dtype(kind)}, {flag}{lie})"
+        arguments = [arg, "piece", "heads", self._dtype(kind), flag]
+        if self._before:
+            have = (HEAD, ROW, *dims)
+            order = [0, 1, *(2 + have.index(d) for d in self.canonical(have))]
+            return call(target, "_rows", [*arguments, f"order={tuple_of([*map(str, order)])}"])
+        arguments += ["in_time=True"] if self._walks(program) else []
+        text = self._moved(f"_rows({', '.join(arguments)})", 4, dims, self.canonical(dims))
+        return [f"{target} = {text}"]
 
     def _dtype(self, kind: Kind) -> str:
         return "dtype.to_complex()" if kind is Kind.COMPLEX else "dtype"
@@ -207,7 +266,8 @@ class ChunkTorch(ChunkForm):
                 return Text(leaf[ref], number=ref in numbers)
             return None
 
-        return Scope(leaf=find, sizes=self._sizes(), in_place=True)
+        by_heads = bool(self._before)
+        return Scope(leaf=find, sizes=self._sizes(), in_place=True, by_heads=by_heads)
 
     def _scalars(self, program: ChunkProgram) -> frozenset[Ref]:
         return frozenset(r for r, v in enumerate(program.values) if isinstance(v.op, Scalar))
@@ -276,6 +336,7 @@ class ChunkTorch(ChunkForm):
     ) -> tuple[list[str], list[str]]:
         """The statements for one piece, and the expressions of the stores."""
         program = joint(gathered(with_carry_maps(program)))
+        program = with_heads(program, self._before) if self._before else program
         parts = split(program)
         need = [r for r, v in enumerate(program.values) if not self._is_carry(program, v)]
         lines, leaf = self._load_leaves(program, need, names, kept, frozenset(parts.inside))
@@ -305,7 +366,7 @@ class ChunkTorch(ChunkForm):
         self.helpers |= printer.helpers
         texts = []
         for store in program.stores:
-            plain_layout = store.dims == self.canonical(store.dims)
+            plain_layout = store.dims == self.canonical(store.dims) and not self._before
             varies = program.values[store.value].varies
             texts.append(printer.tensor_of(store.value, atom=not (plain_layout and varies)))
         return [*lines, *printer.lines], texts
@@ -442,8 +503,7 @@ class ChunkTorch(ChunkForm):
         """Statements that make room for the states that are handed on."""
         lines: list[str] = []
         for carry, start in zip(program.carries, starts, strict=True):
-            own = self.canonical(carry.dims)
-            moved = self._moved(start, 2, carry.dims, own)
+            moved = self._laid(start, 2, carry.dims)
             given = start if moved == start else f"None if {start} is None else {moved}"
             arguments = [given, self._shape(carry), "chunks", self._dtype(carry.kind), "device"]
             lines += call(f"end_{self.carry_arg(carry.name)}", "_carried", arguments)
@@ -480,19 +540,22 @@ class ChunkTorch(ChunkForm):
         out = []
         for carry in program.carries:
             text = f"end_{self.carry_arg(carry.name)}[: chunks.sequences]"
-            out.append(self._moved(text, 2, self.canonical(carry.dims), carry.dims))
+            out.append(self._given_back(text, 2, carry.dims))
         return out
 
     def _put(self, target: str, store: Store, text: str, wide: str = "") -> list[str]:
         """Statements that write one piece of a result; `wide` names one that varies nowhere."""
-        own = self.canonical(store.dims)
+        if self._before:
+            have, want = self.canonical((HEAD, ROW, *store.dims)), (HEAD, ROW, *store.dims)
+        else:
+            have, want = ("", ROW, *self.canonical(store.dims)), ("", ROW, *store.dims)
         lines: list[str] = []
         if wide:  # it may lack the axes of chunks, batch and heads
-            lead = ["piece.per_row", "chunks.batch", "heads", "length"]
-            shape = [*lead, *(self._sizes()[d] for d in own)]
+            sizes = {**self._sizes(), "": "heads"}
+            shape = ["piece.per_row", "chunks.batch", *(sizes[d] for d in have)]
             lines = call(wide, f"{text}.expand", shape)
             text = wide
-        text = self._moved(text, 4, own, store.dims)
+        text = self._moved(text, 2, have, want)
         return [*lines, *call("", "_put", [target, text, "piece", "heads"])]
 
     def _inner(self, store: Store) -> str:
@@ -569,7 +632,7 @@ class ChunkTorch(ChunkForm):
         arg = self.arg[tensor.name]
         target = f"grad_{arg}"
         if not self.is_input(tensor):
-            moved = self._moved(text, 3, self.canonical(store.dims), store.dims)
+            moved = self._given_back(text, 3, store.dims)
             added = call(f"{target} +", "_param_sum", [moved, "piece", "heads", arg])
             dtype = self._dtype(tensor.kind)
             room = [f"{target} = torch.zeros({arg}.shape, dtype={dtype}, device=device)"]

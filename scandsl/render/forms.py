@@ -44,7 +44,7 @@ def forms_of(
         if all(form.backend == "torch" for form in chain):  # no stage has a state
             return (*chain, render_sequential_triton(names, lowered))
         return chain
-    if plan.form is not Form.CHUNK:
+    if plan.form not in (Form.CHUNK, Form.SCAN):
         passed = None if handed is None else handed.passed
         sequential = render_sequential(names, lowered, printer, passed)
         return (sequential, render_sequential_triton(names, lowered, passed))
@@ -85,9 +85,11 @@ def _chunked(
             maps = ChunkTriton(recurrence, arguments, name, forward, backward)
             rendered = replace(rendered, slices=render_slices_triton(maps, rendered, slices))
         forms.append(rendered)
-    elif handed is None:  # of a stage of chunks the events tell the step, not its values
-        steps = render_sequential_triton(names, lowered)
-        if slices is not None:
+    elif handed is None or plan.form is Form.SCAN:
+        # of a stage of matrix states the events tell the step, not its values
+        passed = None if handed is None else handed.passed
+        steps = render_sequential_triton(names, lowered, passed)
+        if slices is not None and handed is None:
             own = render_slices_steps(plan.program, forward, names, slices)
             steps = replace(steps, slices=own)
         forms.append(steps)

@@ -55,6 +55,7 @@ from scandsl.ir.nodes import (
     Where,
     operands,
 )
+from scandsl.kernels.heads import is_product
 from scandsl.render.layout import bracketed, weight
 from scandsl.render.names import Names
 
@@ -94,6 +95,7 @@ class Scope:
     autograd: bool = False  # printed for torch's autograd rather than beside a printed adjoint
     numeric: bool = False  # everything is a Python number
     in_place: bool = False  # results may take the room of operands that nothing else looks at
+    by_heads: bool = False  # the heads are one of the dimensions (`kernels.heads`)
     behind: frozenset[Ref] = frozenset()  # what a `where` elsewhere may leave out
 
 
@@ -744,6 +746,8 @@ class TorchPrinter:
     def _contract(self, value: Value, op: Contract) -> Text:
         a, b = self.values[op.a], self.values[op.b]
         x, y = self._tensor(self._text[op.a], a.kind), self._tensor(self._text[op.b], b.kind)
+        if self.scope.by_heads:
+            return self._contract_heads(value, op, x, y)
         over = set(op.over)
         mine = [d for d in a.dims if d not in over]
         yours = [d for d in b.dims if d not in over]
@@ -776,17 +780,30 @@ class TorchPrinter:
         text = f"{wrapped(left, MUL)} @ {wrapped(right, MUL + 1)}"
         return Text(text, MUL, product=(left.text, right.text))
 
+    def _contract_heads(self, value: Value, op: Contract, x: Text, y: Text) -> Text:
+        """A sum where the heads are a dimension; what has rows comes first in a product."""
+        a, b = self.values[op.a], self.values[op.b]
+        if is_product(self.values, op):
+            return self._einsum(value, op, x, y, turned=b.varies and not a.varies)
+        every = tuple(sorted({*a.dims, *b.dims}, key=self._order(value, op)))
+        parts = [self.aligned(t, v.dims, every).text for t, v in ((x, a), (y, b))]
+        axes = self._axes(every, op.over)
+        return self.call("_sum_over", *parts, axes if axes.startswith("(") else f"({axes},)")
+
     def _order(self, value: Value, op: Contract) -> Callable[[str], int]:
         """Places of dimensions in the order that both operands and the result keep."""
         merged = merge_orders([self.values[op.a].dims, self.values[op.b].dims, value.dims])
         return {d: i for i, d in enumerate(merged)}.__getitem__
 
-    def _einsum(self, value: Value, op: Contract, x: Text, y: Text) -> Text:
+    def _einsum(self, value: Value, op: Contract, x: Text, y: Text, turned: bool = False) -> Text:
+        """`torch.einsum`, with the second operand first where it is `turned`."""
         letters: dict[str, str] = {}
         for dim in (*self.values[op.a].dims, *self.values[op.b].dims):
             letters.setdefault(dim, chr(ord("i") + len(letters)))
         parts = [self.values[op.a].dims, self.values[op.b].dims, value.dims]
         first, second, out = ("..." + "".join(letters[d] for d in dims) for dims in parts)
+        if turned:
+            first, second, x, y = second, first, y, x
         return self.call("torch.einsum", f'"{first},{second}->{out}"', x.text, y.text)
 
 
