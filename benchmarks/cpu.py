@@ -1,8 +1,8 @@
 """Generated code against hand-written code on the CPU: `python benchmarks/cpu.py`.
 
 Forward and backward of the generated torch backend, of the frozen loops in `baselines.py` (plain
-and tuned) and of the chunked form in `chunked.py`, one after the other in turn, the median of each,
-and their ratios.  Before anything is timed, outputs and
+and tuned) and of the chunked form in `chunked.py`, each in a process of its own, one after the
+other in turn, the median of each, and their ratios.  Before anything is timed, outputs and
 gradients of the generated code are judged against the loop in float64.  Exit status 1 if they are
 wrong.
 """
@@ -10,11 +10,16 @@ wrong.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,8 +87,16 @@ def _options() -> argparse.Namespace:
     return p.parse_args()
 
 
-def _one(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Judge one example, then time it."""
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One scan at one size: its functions by kind, the generated one first, and their arguments."""
+
+    runs: Mapping[str, Callable[..., Results]]
+    tensors: Mapping[str, Tensor]
+    about: Mapping[str, Any]
+
+
+def _task(name: str, options: argparse.Namespace) -> _Task:
     path = ROOT / ("benchmarks" if name in BOUNDED else "examples") / f"{name}.scan"
     by_hand = BOUNDED.get(name, name)
     module = scandsl.load(path, chunk=options.chunk)
@@ -99,25 +112,30 @@ def _one(name: str, options: argparse.Namespace) -> dict[str, Any]:
     def generated(given: Mapping[str, Tensor]) -> Results:
         return _ran(lambda *xs: getattr(module, name)(*xs, backend="torch")[0], given, cotangent)
 
-    def loop(given: Mapping[str, Tensor]) -> Results:
-        return _ran(LOOPS[by_hand], given, cotangent)
-
-    verdicts = _judged(generated, loop, tensors, dtype)
     others = {"plain loop": PLAIN, "tuned loop": LOOPS, "chunked by hand": CHUNKED}
     if options.time % CHUNK:
         del others["chunked by hand"]  # it takes whole chunks
-    functions = {kind: table[by_hand] for kind, table in others.items() if by_hand in table}
     runs: dict[str, Callable[..., Results]] = {"generated": generated}
-    for kind, function in functions.items():
-        runs[kind] = partial(_by_hand, function, cotangent)
-    times = _timed(runs, tensors, options.repeats)
-    medians = {key: statistics.median(values) for key, values in times.items()}
-    ratios = {kind: medians[kind] / medians["generated"] for kind in functions}
-    return {
+    for kind, table in others.items():
+        if by_hand in table:
+            runs[kind] = partial(_by_hand, table[by_hand], cotangent)
+    about = {
         "scan": name, "form": _form(module, name), "B": options.batch, "T": options.time,
-        "H": heads, "sizes": sizes, "dtype": options.dtype, "verdicts": verdicts,
-        "milliseconds": times, "median": medians, "ratios": ratios,
+        "H": heads, "sizes": sizes, "dtype": options.dtype,
     }  # fmt: skip
+    return _Task(runs, tensors, about)
+
+
+def _one(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Judge one example, then time it."""
+    task = _task(name, options)
+    generated, loop = task.runs["generated"], task.runs["tuned loop"]
+    verdicts = _judged(generated, loop, task.tensors, getattr(torch, options.dtype))
+    times = _timed(name, list(task.runs), options)
+    medians = {kind: statistics.median(values) for kind, values in times.items()}
+    ratios = {k: x / medians["generated"] for k, x in medians.items() if k != "generated"}
+    found = {"verdicts": verdicts, "milliseconds": times, "median": medians, "ratios": ratios}
+    return {**task.about, **found}
 
 
 def _by_hand(
@@ -162,18 +180,52 @@ def _wrong(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [v for v in result["verdicts"] if not v["ok"]]
 
 
-def _timed(
-    functions: Mapping[str, Callable[..., Results]], tensors: Mapping[str, Tensor], repeats: int
-) -> dict[str, list[float]]:
-    """Milliseconds, all functions in turn, so that what the machine does meets them alike."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(repeats + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function(tensors)
-            if turn:  # the first turn warms up
-                times[name].append((time.perf_counter() - start) * 1e3)
+def _timed(name: str, kinds: Sequence[str], options: argparse.Namespace) -> dict[str, list[float]]:
+    """Milliseconds, all kinds in turn, so that what the machine does meets them alike.
+
+    Each has a process of its own: a loop leaves gigabytes of small pieces behind, among which what
+    comes next would find its memory scattered.
+    """
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        pipes = {kind: stack.enter_context(_worker(context, name, kind, options)) for kind in kinds}
+        for _ in range(options.repeats):
+            for kind, pipe in pipes.items():
+                pipe.send("go")
+                times[kind].append(pipe.recv())
     return times
+
+
+@contextmanager
+def _worker(
+    context: SpawnContext, name: str, kind: str, options: argparse.Namespace
+) -> Iterator[Connection]:
+    """A pipe to a process that runs one kind whenever told to, and answers with milliseconds."""
+    mine, its = context.Pipe()
+    process = context.Process(target=_serve, args=(its, name, kind, options), daemon=True)
+    process.start()
+    its.close()
+    assert mine.recv() == "ready"
+    try:
+        yield mine
+    finally:
+        mine.close()
+        process.join()
+
+
+def _serve(pipe: Connection, name: str, kind: str, options: argparse.Namespace) -> None:
+    torch.set_num_threads(options.threads)
+    task = _task(name, options)
+    run = task.runs[kind]
+    run(task.tensors)
+    pipe.send("ready")
+    with suppress(EOFError):
+        while pipe.recv():
+            run(task.tensors)  # warms up caches and threads
+            start = time.perf_counter()
+            run(task.tensors)
+            pipe.send((time.perf_counter() - start) * 1e3)
 
 
 def _row(result: Mapping[str, Any]) -> list[str]:
