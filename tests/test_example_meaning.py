@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scandsl.driver import check
-from scandsl.loader import read_source
+from scandsl.loader import load, read_source
 from scandsl.reference import interpret
 from scandsl.testing.data import Layout, draw
 
@@ -152,27 +153,86 @@ def test_titans_without_momentum_is_gradient_descent() -> None:
         same(o[t], a["q"][t] @ memory)
 
 
-def recurrent(cls: type[Any], a: dict[str, Tensor], gates: str, matrices: str) -> Tensor:
-    """A torch layer whose input matrix is the identity, one block per gate."""
-    size = a[f"R{matrices[0]}"].shape[0]
-    layer = cls(size * len(gates), size, bias=False, dtype=torch.float64)
+def layer_of_torch(cls: type[Any], matrices: Sequence[Tensor], gates: int) -> torch.nn.Module:
+    """A torch layer whose input matrix is the identity, with copied recurrent weights."""
+    size = matrices[0].shape[0]
+    layer: torch.nn.Module = cls(
+        size * gates, size, bias=False, batch_first=True, dtype=matrices[0].dtype
+    )
     with torch.no_grad():
-        layer.weight_ih_l0.copy_(torch.eye(size * len(gates)))
-        layer.weight_hh_l0.copy_(torch.cat([a[f"R{m}"] for m in matrices]))
-        out: Tensor = layer(torch.cat([a[f"x{g}"] for g in gates], 1))[0]
-    return out
+        layer.weight_ih_l0.copy_(torch.eye(size * gates))
+        layer.weight_hh_l0.copy_(torch.cat(list(matrices)))
+    return layer
 
 
-def test_lstm_is_that_of_torch() -> None:
-    (y,), a = ran("lstm")
-    same(y, recurrent(torch.nn.LSTM, a, "ifgo", "ifgo"))
+def agrees_with_torch(
+    name: str, cls: type[Any], gates: str, matrices: str, turned: str, backend: str
+) -> None:
+    """Values, and gradients of inputs, weights and the initial state, in float32.
+
+    Gates in `turned` have the opposite sign there.
+    """
+    torch.manual_seed(0)
+    size, tokens = 12, 40
+    sign = {g: -1.0 if g in turned else 1.0 for g in gates}
+    x = {g: torch.randn(2, tokens, 1, size, requires_grad=True) for g in gates}
+    weights = {m: (0.4 * torch.randn(1, size, size)).requires_grad_() for m in matrices}
+    layer = layer_of_torch(cls, [sign[m] * weights[m][0].detach() for m in matrices], len(gates))
+    twin = torch.cat([sign[g] * x[g].detach()[:, :, 0] for g in gates], -1).requires_grad_()
+    start = [torch.randn(1, 2, size, requires_grad=True) for _ in range(1 + (cls is torch.nn.LSTM))]
+    own = [s.detach().transpose(0, 1).clone().requires_grad_() for s in start]
+    hidden = tuple(start) if len(start) == 2 else start[0]
+    want, last = layer(twin, hidden)
+    module = load(EXAMPLES / f"{name}.scan")
+    state = module.LstmState(c=own[1], h=own[0]) if len(own) == 2 else own[0]
+    got, final = getattr(module, name)(
+        *(x[g] for g in _declared(name, "x", gates)),
+        *(weights[m] for m in _declared(name, "R", matrices)),
+        initial_state=state,
+        output_final_state=True,
+        backend=backend,
+    )
+    lasts = (last[1], last[0]) if len(start) == 2 else (last,)
+    finals = tuple(final) if len(start) == 2 else (final,)
+    pull = torch.randn_like(want)
+    ends = [torch.randn_like(f) for f in finals]
+    torch.autograd.backward([got[:, :, 0], *finals], [pull, *ends])
+    torch.autograd.backward([want, *lasts], [pull, *(e.transpose(0, 1) for e in ends)])
+    near(got[:, :, 0], want)
+    for mine, theirs in zip(finals, lasts, strict=True):
+        near(mine, theirs.transpose(0, 1))
+    for mine, theirs in zip(own, start, strict=True):
+        near(mine.grad, theirs.grad.transpose(0, 1))
+    for n, g in enumerate(gates):
+        near(x[g].grad[:, :, 0], sign[g] * twin.grad[..., n * size : (n + 1) * size])
+    for n, m in enumerate(matrices):
+        theirs = layer.weight_hh_l0.grad[n * size : (n + 1) * size]
+        near(weights[m].grad[0], sign[m] * theirs)
 
 
-def test_gru_is_that_of_torch() -> None:
-    (y,), a = ran("gru")
-    # torch keeps z of the old state, we keep 1 - z: turn the gate round
-    turned = a | {"xz": -a["xz"], "Rz": -a["Rz"]}
-    same(y, recurrent(torch.nn.GRU, turned, "rzc", "rzc"))
+def _declared(name: str, letter: str, gates: str) -> list[str]:
+    """The gates in the order in which the example declares their tensors."""
+    (recurrence,) = check(read_source(EXAMPLES / f"{name}.scan")).recurrences
+    found = [n[1:] for n in recurrence.arguments if n[0] == letter]
+    assert sorted(found) == sorted(gates)
+    return found
+
+
+def near(got: Tensor, want: Tensor) -> None:
+    """Within 1e-5 of the largest number."""
+    scale = max(1.0, float(want.detach().abs().max()))
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
+def test_lstm_is_that_of_torch(backend: str) -> None:
+    agrees_with_torch("lstm", torch.nn.LSTM, "ifgo", "ifgo", "", backend)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
+def test_gru_is_that_of_torch(backend: str) -> None:
+    """Torch keeps z of the old state, we keep 1 - z: the gate is turned round."""
+    agrees_with_torch("gru", torch.nn.GRU, "rzc", "rzc", "z", backend)
 
 
 def test_short_convolution_is_conv1d_reversed() -> None:
