@@ -46,6 +46,12 @@ _LOOP = (
 )
 
 
+_BLOCKS = (
+    "kernels: one over time in each direction, on Triton; on torch chunks between block starts",
+    "  forward   what a block does at its start, once in each chunk; then all its tokens at once;",
+    "            the states are kept at the start of every chunk",
+    "  backward  the chunks against time; all gradients by the derived adjoint of the chunk",
+)
 _ENTRIES = (
     "kernels: one over time in each direction, on Triton; on torch chunks of 64 tokens",
     "  forward   each row moves all entries of the state, of many chunks at once if they are few;",
@@ -79,6 +85,8 @@ def lines(plan: Plan) -> list[str]:
         for number, stage in enumerate(_stages(plan), 1):
             out += ["", *_stage_lines(plan, stage, number)]
         return [*out, *(("", *_LOOP, *_step_lines(plan)) if _over_time(plan) else ())]
+    if plan.form is Form.BLOCKS:
+        return [*out, *_BLOCKS, *_step_lines(plan)]
     if plan.form is not Form.CHUNK:
         return [*out, *_LOOP, *_step_lines(plan)]
     if not _in_kernels(plan):

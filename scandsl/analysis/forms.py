@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from scandsl.analysis.linear import looks_at
 from scandsl.analysis.program import (
+    Block,
     Component,
     Decay,
     Event,
@@ -90,8 +91,6 @@ def _chosen(
         refused.append(Refusal(Form.SCAN, later))
     if component.invariant and component.transition not in _SCALAR:
         refused.append(Refusal(Form.CONVOLUTION, "constant in time; the convolution is to come"))
-    if component.transition is Transition.BLOCKWISE:
-        refused.append(Refusal(Form.BLOCKS, later))
     return replace(
         component,
         form=Form.SEQUENTIAL,
@@ -209,6 +208,44 @@ def _vector_words(along: str, size: float, block: int) -> str:
     if size < math.inf:
         return f"; along {along} by halving the chunk: the logarithms of a step reach {size:.4g}"
     return f"; along {along} by halving the chunk: no range bounds the logarithms"
+
+
+# ---------------------------------------------------------------- blocks
+
+
+def with_blocks(program: Program, block: Block) -> Program:
+    """The program carried out from one start of its `every` blocks to the next."""
+    inner = {s: c for c in block.between.components for s in c.states}
+    held = ", ".join(f"`{name}`" for name in block.held)
+    words = f"{held} held between starts of blocks: " if held else "between starts of blocks "
+    words += f"{block.tokens} tokens at once"
+    components = []
+    for component in program.components:
+        own = dict.fromkeys(inner[s].reason for s in component.states if s in inner)
+        reason = "; ".join((words, *own))
+        components.append(
+            replace(component, form=Form.BLOCKS, reason=reason, culprit=None, refused=())
+        )
+    reason = f"chunks of {block.tokens} tokens, from one start of an `every` block to the next"
+    return replace(
+        program,
+        components=tuple(components),
+        form=Form.BLOCKS,
+        reason=reason,
+        stages=(),
+        block=block,
+    )
+
+
+def without_blocks(program: Program, reason: str) -> Program:
+    """The program, with the reason why its `every` blocks do not cut it."""
+    components = tuple(
+        replace(c, refused=(*c.refused, Refusal(Form.BLOCKS, reason)))
+        if c.form is Form.SEQUENTIAL
+        else c
+        for c in program.components
+    )
+    return replace(program, components=components)
 
 
 # ---------------------------------------------------------------- one component

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from scandsl.analysis.blocks import Unsplit, split_blocks
 from scandsl.analysis.chain import chained, separated
 from scandsl.analysis.collinear import merged_pairs
 from scandsl.analysis.decay import Logs
 from scandsl.analysis.events import Normal, moved, normalise
 from scandsl.analysis.expand import expand_grads
-from scandsl.analysis.forms import choose, event_operands
+from scandsl.analysis.forms import choose, event_operands, with_blocks, without_blocks
 from scandsl.analysis.graph import Group, dependency_graph
 from scandsl.analysis.linear import NotAffine
 from scandsl.analysis.program import (
+    Block,
     Component,
     Decay,
     Event,
@@ -23,13 +25,14 @@ from scandsl.analysis.program import (
     Probe,
     Program,
     Read,
+    Transition,
     Update,
 )
 from scandsl.analysis.rewrite import Copier, prune
 from scandsl.analysis.structure import Finding, affine_class, group_class
 from scandsl.analysis.turn import Polars
 from scandsl.ir.builder import Builder
-from scandsl.ir.nodes import Dims, Recurrence, Ref
+from scandsl.ir.nodes import Dims, Every, Recurrence, Ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +48,43 @@ class _Draft:
 
 def analyse(recurrence: Recurrence) -> Program:
     """Find components, classes, events and forms of a recurrence."""
-    recurrence = _shared(expand_grads(recurrence))
+    whole = _shared(expand_grads(recurrence))
+    return _in_blocks(_analysed(whole), whole)
+
+
+def _analysed(recurrence: Recurrence, apart: bool = True) -> Program:
+    """The same of a recurrence without derivatives, blocks left where they are.
+
+    With `apart`, states that move entry by entry may have stages of their own.
+    """
     drafts: list[_Draft] = []
     for group in dependency_graph(recurrence).groups:
         recurrence, new, draft = _normalised(recurrence, group, drafts)
         drafts = [_moved(d, new) for d in drafts] + [draft]
     recurrence, drafts = _with_logs(recurrence, drafts)
     components = _components(recurrence, drafts)
-    found = separated(_pruned(choose(recurrence, components, apart=True)))
+    found = separated(_pruned(choose(recurrence, components, apart=True))) if apart else None
     return found or chained(_pruned(choose(recurrence, components)))
+
+
+def _in_blocks(program: Program, whole: Recurrence) -> Program:
+    """The program as tokens between the starts of `every` blocks, where that makes longer chunks.
+
+    A chain that holds chunks already is left unless a state moves by what a block makes of it.
+    """
+    blocks = any(isinstance(v.op, Every) for v in whole.values)
+    mutual = any(c.transition is Transition.BLOCKWISE for c in program.components)
+    forms = {program.form, *(s.form for s in program.stages)}
+    chunks = not forms.isdisjoint((Form.CHUNK, Form.SCAN))
+    if not blocks or (chunks and not mutual):
+        return program
+    found = split_blocks(whole)
+    if isinstance(found, Unsplit):
+        return without_blocks(program, found.reason)
+    between = _analysed(found.between, apart=False)
+    if between.form is not Form.CHUNK:
+        return without_blocks(program, f"between its starts {between.reason}")
+    return with_blocks(program, Block(found.tokens, whole, found.starts, found.held, between))
 
 
 def _shared(recurrence: Recurrence) -> Recurrence:

@@ -155,7 +155,7 @@ class Program:
     """The whole recurrence, its components in topological order.
 
     `form` is that of the whole: CHUNK if every component is carried out so, CHAIN if it is cut into
-    `stages`.
+    `stages`, BLOCKS if it runs from one start of `block` to the next.
     """
 
     recurrence: Recurrence
@@ -163,6 +163,23 @@ class Program:
     form: Form = Form.SEQUENTIAL
     reason: str = ""
     stages: tuple[Stage, ...] = ()
+    block: Block | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A step with `every` blocks as chunks that begin where blocks start.
+
+    A chunk has `tokens` tokens.  At its start a state becomes the value of `starts`, of the step
+    `whole`; what `whole` masks with a block there depends on the chunk's first position.  The
+    tokens are then carried out by `between`, whose inputs are the `held` states too.
+    """
+
+    tokens: int
+    whole: Recurrence
+    starts: tuple[tuple[str, Ref], ...]
+    held: tuple[str, ...]
+    between: Program
 
 
 @dataclass(frozen=True, slots=True)

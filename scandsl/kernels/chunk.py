@@ -11,11 +11,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scandsl.analysis.program import Decay, Event, Form, Probe, Program, Read, Update, Write
+from scandsl.analysis.program import (
+    Block,
+    Decay,
+    Event,
+    Form,
+    Probe,
+    Program,
+    Read,
+    Update,
+    Write,
+)
 from scandsl.analysis.ranges import intervals
 from scandsl.ir.builder import Builder
-from scandsl.ir.nodes import Dim, Every, Input, Kind, Recurrence, Ref, Row, Time, operands
+from scandsl.ir.nodes import Dim, Every, Input, Kind, Recurrence, Ref, Row, State, Time, operands
 from scandsl.ir.rewrite import with_operands
+from scandsl.kernels.block_starts import block_starts
 from scandsl.kernels.elementwise_state import ElementwiseState
 from scandsl.kernels.matrix_state import MatrixState
 from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
@@ -28,18 +39,25 @@ def chunk_program(program: Program, late: bool = False) -> ChunkProgram:
     With `late`, the states enter a triangular system before it is solved: fewer products, of which
     fewer are known before the states.
     """
-    return _Lifter(program, late).run()
+    if program.block is None:
+        return _Lifter(program, late).run()
+    lifter = _Lifter(program.block.between, late, program.block)
+    return lifter.run(program.recurrence.states)
 
 
 class _Lifter:
-    """Carries the step's values over to rows, events being replaced by the chunk formula."""
+    """Carries the step's values over to rows, events being replaced by the chunk formula.
 
-    def __init__(self, program: Program, late: bool) -> None:
+    With a `block`, states begin the chunk with what the step makes of them there.
+    """
+
+    def __init__(self, program: Program, late: bool, block: Block | None = None) -> None:
         self.recurrence: Recurrence = program.recurrence
         dims = (Dim(ROW), Dim(COLUMN, base=ROW), Dim(INNER, base=ROW))
         self.b = Builder((*dims, *self.recurrence.dims))
         self.lifted: dict[Ref, Ref] = {}
         row = self.b.emit(Row(ROW), (ROW,), Kind.BOOL)
+        self.started = {} if block is None else block_starts(self.b, block, row)
         events: dict[str, list[Event]] = {s.name: [] for s in self.recurrence.states}
         home = {s: c for c in program.components for s in c.states}
         for component in program.components:
@@ -51,23 +69,30 @@ class _Lifter:
         for state in self.recurrence.states:
             name, own = state.name, events[state.name]
             if home[name].form is Form.SCAN:
-                self.states[name] = ElementwiseState(self.b, state, own, self.lift, row)
+                self.states[name] = ElementwiseState(
+                    self.b, state, own, self.lift, row, self.started.get(name)
+                )
                 continue
             self.states[name] = MatrixState(
-                self.b, state, home[name].contracted, own, self.lift, row, ranges, late
-            )
+                self.b, state, home[name].contracted, own, self.lift, row, ranges, late,
+                self.started.get(name),
+            )  # fmt: skip
         self.seen: dict[Ref, Read | Probe] = {
             e.result: e for found in events.values() for e in found if isinstance(e, Read | Probe)
         }
 
-    def run(self) -> ChunkProgram:
-        """Outputs and final states, and all that they need."""
+    def run(self, states: Sequence[State] = ()) -> ChunkProgram:
+        """Outputs and final states, and all that they need; `states` where the step has more."""
         stores = [
             Store(o.name, o.dims, o.kind, self.b.expand(self.lift(o.value), (ROW, *o.dims)))
             for o in self.recurrence.outputs
         ]
         carries = []
-        for state in self.recurrence.states:
+        for state in states or self.recurrence.states:
+            if state.name not in self.states:  # held through the chunk
+                final = self.b.expand(self.started[state.name], state.dims)
+                carries.append(Carry(state.name, state.dims, state.kind, final))
+                continue
             for ref in self._taken(state.name):
                 self.lift(ref)
             final = self.states[state.name].final()
@@ -134,6 +159,8 @@ class _Lifter:
         value = self.recurrence.values[ref]
         b = self.b
         match value.op:
+            case Input(name) if name in self.started:
+                lifted = b.expand(self.started[name], value.dims)
             case Input(name):
                 lifted = b.emit(Input(name), (ROW, *value.dims), value.kind)
             case Time():

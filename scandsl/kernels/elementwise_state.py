@@ -41,12 +41,14 @@ class ElementwiseState:
         events: Sequence[Event],
         lift: Callable[[Ref], Ref],
         row: Ref,
+        start: Ref | None = None,
     ) -> None:
         self.b = builder
         self.state = state
         self.events = events
         self.lift = lift
         self.row = row
+        self.start = start
 
     def _moved(self, events: Sequence[Event]) -> _Step:
         """What events make of the state."""
@@ -82,7 +84,10 @@ class ElementwiseState:
 
     def _run(self, of: Literal["each", "before", "end"]) -> Ref:
         b, kind = self.b, self.state.kind
-        start = b.load(self.state.name, self.state.dims, kind)
+        start = self.start
+        if start is None:
+            start = b.load(self.state.name, self.state.dims, kind)
+        start = b.expand(start, self.state.dims)
         step = self._moved(self.events)
         factor = b.const(1.0, kind) if step.factor is None else step.factor
         term = b.const(0.0, kind) if step.term is None else step.term

@@ -77,8 +77,10 @@ class MatrixState:
         row: Ref,
         ranges: Sequence[Range],
         late: bool = False,
+        start: Ref | None = None,
     ) -> None:
         self.late = late
+        self.start = start
         self.ranges = ranges
         self.b = builder
         self.state = state
@@ -98,7 +100,9 @@ class MatrixState:
         return self.b.expand(self.lift(ref), (ROW,))
 
     def carried(self) -> Ref:
-        """`S_0`."""
+        """`S_0`: what the chunk is handed, or what its first token makes of that beforehand."""
+        if self.start is not None:
+            return self.b.expand(self.start, self.state.dims)
         return self.b.load(self.state.name, self.state.dims, self.state.kind)
 
     def _column(self, x: Ref) -> Ref:

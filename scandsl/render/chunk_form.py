@@ -158,7 +158,7 @@ class ChunkForm:
         """
         lines = [f"def {name}(sizes: _Sizes, save: bool) -> tuple[tuple[Any, torch.dtype], ...]:"]
         body = ['"""What the forward keeps for the backward: shapes and dtypes."""']
-        body += ["if not save:", "    return ()", f"count = _chunk_bound(sizes, {size})"]
+        body += ["if not save:", "    return ()", f"count = {self.chunk_bound(size)}"]
         if flat:
             body.append("rows = count if sizes.packed else sizes.batch * count")
         shapes = []
@@ -180,6 +180,10 @@ class ChunkForm:
         base = {d.name: d.base or d.name for d in self.recurrence.dims}
         order = dims if flat else self.canonical(dims)
         return ["sizes.heads", *(f'sizes.dim["{base[d]}"]' for d in order)]
+
+    def chunk_bound(self, size: str) -> str:
+        """How many chunks there are at most, as text of the function that tells shapes."""
+        return f"_chunk_bound(sizes, {size})"
 
     def canonical(self, dims: Dims) -> Dims:
         """Dimensions in the order in which printed values have them."""

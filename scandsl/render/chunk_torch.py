@@ -52,10 +52,14 @@ from scandsl.render.torch_printer import Scope, Text, TorchPrinter, masks_rows
 
 @dataclass(slots=True)
 class ChunkTorch(ChunkForm):
-    """Writes the torch form of one recurrence; `chunk` forces the tokens in a chunk."""
+    """Writes the torch form of one recurrence; `chunk` forces the tokens in a chunk.
+
+    With `apart`, chunks begin where the position is a multiple of it, and hold no more tokens.
+    """
 
     chunk: int | None
     helpers: set[str] = field(default_factory=set)
+    apart: int | None = field(default=None, kw_only=True)
 
     def render(self) -> RenderedForm:
         """Both functions."""
@@ -129,8 +133,20 @@ class ChunkTorch(ChunkForm):
             f"device = {first}.device",
             *self.size_lines(),
             f"length = {self._chunk_length('size')}",
-            f"chunks = _chunks({first}.shape[0], {first}.shape[1], length, cu_seqlens)",
+            self._where_chunks_lie(),
         ]
+
+    def _where_chunks_lie(self) -> str:
+        shape = f"{self.first}.shape[0], {self.first}.shape[1]"
+        if self.apart is None:
+            return f"chunks = _chunks({shape}, length, cu_seqlens)"
+        return f"chunks = _blocks({shape}, {self.apart}, length, cu_seqlens, start_t)"
+
+    def chunk_bound(self, size: str) -> str:
+        """How many chunks there are at most, as text of the function that tells shapes."""
+        if self.apart is None:
+            return ChunkForm.chunk_bound(self, size)
+        return f"_block_bound(sizes, {self.apart})"
 
     def _sizes(self) -> dict[str, str]:
         sizes = dict.fromkeys((ROW, COLUMN, INNER), "length") | {HEAD: "heads"}
@@ -167,6 +183,8 @@ class ChunkTorch(ChunkForm):
 
     def _chunk_length(self, size: str) -> str:
         """Tokens in a chunk, as text; `size` tells how a dimension's size is written."""
+        if self.apart is not None:
+            return str(1 << (self.apart - 1).bit_length())
         if self.chunk is not None:
             return str(self.chunk)
         widest = max((s.dims for s in self.recurrence.states), key=len, default=())

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from scandsl.analysis.program import Form
 from scandsl.kernels.backward import backward_program
+from scandsl.kernels.chunk import chunk_program
 from scandsl.kernels.chunk_pairs import real_chunks, runs, runs_complex
 from scandsl.plan import Plan
 from scandsl.render.chain_form import chain_forms
@@ -44,11 +45,28 @@ def forms_of(
         if all(form.backend == "torch" for form in chain):  # no stage has a state
             return (*chain, render_sequential_triton(names, lowered))
         return chain
+    if plan.form is Form.BLOCKS:
+        return _in_blocks(plan, names, lowered, printer)
     if plan.form not in (Form.CHUNK, Form.SCAN):
         passed = None if handed is None else handed.passed
         sequential = render_sequential(names, lowered, printer, passed)
         return (sequential, render_sequential_triton(names, lowered, passed))
     return tuple(_chunked(plan, names, lowered, printer, handed))
+
+
+def _in_blocks(
+    plan: Plan, names: ScanNames, lowered: Lowered, printer: FunctionPrinter
+) -> tuple[RenderedForm, ...]:
+    """The forms of a scan that runs from one start of its `every` blocks to the next."""
+    recurrence, block = plan.program.recurrence, plan.program.block
+    assert block is not None
+    forward = chunk_program(plan.program)
+    backward = backward_program(forward, recurrence.inputs, recurrence.params)
+    name = names.private.strip("_")
+    torch = ChunkTorch(recurrence, names.inner, name, forward, backward, None, apart=block.tokens)
+    rendered = torch.render()
+    printer.helpers.update(torch.helpers)
+    return (rendered, render_sequential_triton(names, lowered))
 
 
 def _chunked(

@@ -160,7 +160,7 @@ class _Section:
             plan, self.names, self.lowered, self.printer
         )
         stages = [s.form for s in plan.program.stages] if plan.form is Form.CHAIN else []
-        self.chunked = not {Form.CHUNK, Form.SCAN}.isdisjoint((plan.form, *stages))
+        self.chunked = not {Form.CHUNK, Form.SCAN, Form.BLOCKS}.isdisjoint((plan.form, *stages))
         self.backends = (*dict.fromkeys(f.backend for f in self.forms), "reference")
         self.signature = _Signature(
             tuple(self.names.arguments[n] for n in self.recurrence.arguments),
