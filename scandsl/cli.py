@@ -251,10 +251,10 @@ def explain(
         for plan in plans:
             data, words = _binaries(file, settings, plan, target) if target else ({}, [])
             if as_json:
-                found.append({"file": str(file), **explanation(plan), **data})
+                found.append({"file": str(file), **explanation(plan, front.source), **data})
             else:
                 click.echo(click.style(f"{file}: {plan.program.recurrence.name}", bold=True))
-                click.echo("\n".join([*lines(plan), *words]) + "\n")
+                click.echo("\n".join([*lines(plan, front.source), *words]) + "\n")
 
     _each(_spec_files(paths), work)
     if as_json:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from scandsl.analysis.program import Form, Stage
 from scandsl.analysis.report import Json, describe, report
 from scandsl.analysis.show import show
+from scandsl.diagnostics import Source
 from scandsl.kernels.backward import backward_program, cotangent_stores
 from scandsl.kernels.chunk_pairs import real_chunks, real_declarations, runs
 from scandsl.kernels.cost import (
@@ -65,9 +66,9 @@ _SEGMENTS = (
 )
 
 
-def explanation(plan: Plan) -> Json:
+def explanation(plan: Plan, source: Source | None = None) -> Json:
     """The report of the analysis, with launches, bytes and operations of its kernels."""
-    data = report(plan.program)
+    data = report(plan.program, source)
     data["form"] = plan.form.value
     data["reason"] = plan.reason
     data["kernels"] = _kernels(plan) if _in_kernels(plan) else None
@@ -78,9 +79,9 @@ def explanation(plan: Plan) -> Json:
     return data
 
 
-def lines(plan: Plan) -> list[str]:
+def lines(plan: Plan, source: Source | None = None) -> list[str]:
     """The same for a reader."""
-    out = list(describe(plan.program))
+    out = list(describe(plan.program, source))
     if plan.form is Form.CHAIN:
         for number, stage in enumerate(_stages(plan), 1):
             out += ["", *_stage_lines(plan, stage, number)]

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from scandsl import load
+from scandsl.analysis import analyse
+from scandsl.analysis.report import report
 from scandsl.driver import check
 from scandsl.loader import read_source
 from scandsl.reference import interpret
@@ -51,6 +53,23 @@ def test_its_docstring_gives_a_year_and_an_equation(file: Path) -> None:
     (recurrence,) = check(read_source(file)).recurrences
     assert re.search(r"\b(19|20)\d\d\b", recurrence.doc)
     assert "=" in recurrence.doc
+
+
+@each
+def test_it_names_the_term_that_makes_it_sequential_and_its_place(file: Path) -> None:
+    source = read_source(file)
+    (recurrence,) = check(source).recurrences
+    found = report(analyse(recurrence), source)["components"]
+    assert isinstance(found, list)
+    for component in found:
+        if component["form"] != "sequential":
+            assert component["place"] is None
+            continue
+        assert "`" in component["reason"]
+        name, line, column = component["place"].rsplit(":", 2)
+        assert name == source.name
+        rest = source.text.splitlines()[int(line) - 1][int(column) - 1 :]
+        assert re.match(r"[\w(-]", rest) and not rest.startswith(("state", "input", "param"))
 
 
 @each

@@ -28,7 +28,7 @@ from scandsl.analysis.program import (
 from scandsl.analysis.ranges import intervals
 from scandsl.analysis.show import show
 from scandsl.analysis.stretches import REACH, block_rows, bound, sides
-from scandsl.ir.nodes import Every, Kind, Lag, LagState, Prev, Range, Recurrence, Ref
+from scandsl.ir.nodes import Every, Kind, Lag, LagState, Prev, Range, Recurrence, Ref, memories
 
 _SCALAR = (Transition.NONE, Transition.SCALAR_CONSTANT, Transition.SCALAR)
 _CHUNKED = (
@@ -292,8 +292,9 @@ def _class_fault(
         return Fault(component.reason, component.culprit)
     later = f"{name}: the parallel form of this class is still to come"
     if len(component.states) != 1 or component.memories or component.reason:
-        detail = f" ({component.reason})" if component.reason else ""
-        return Fault(later + detail, component.culprit)
+        if component.reason:
+            return Fault(f"{later} ({component.reason})", component.culprit)
+        return _named(recurrence, component, later)
     vector = component.transition is Transition.ELEMENTWISE and not component.contracted
     column = _is_column(components, component)
     vector = vector or column
@@ -308,13 +309,22 @@ def _class_fault(
         return Fault(f"state `{state.name}` is complex, and no matrix")
     if component.transition not in _CHUNKED and not vector and not turning:
         culprit = next((_weight(e) for e in component.events if _marks(e)), None)
-        text = "" if culprit is None else f" (`{show(recurrence.values, culprit)}`)"
-        return Fault(later + text, culprit)
+        if culprit is None:
+            return _named(recurrence, component, later)
+        return Fault(f"{later} (`{show(recurrence.values, culprit)}`)", culprit)
     if state.kind is Kind.REAL:
         return None
     if state.kind is Kind.COMPLEX and matrix:
         return _turn_fault(recurrence, component)
     return Fault(f"state `{state.name}` is {state.kind.value}; chunks take real states")
+
+
+def _named(recurrence: Recurrence, component: Component, reason: str) -> Fault:
+    """A reason with the term that says how the component moves."""
+    own = [s.next for s in recurrence.states if s.name in component.states]
+    kept = [m.value for m in memories(recurrence) if m.name in component.memories]
+    term = next(r for r in (*own, *kept) if r is not None)
+    return Fault(f"{reason} (`{show(recurrence.values, term, inside=True)}`)", term)
 
 
 def _turn_fault(recurrence: Recurrence, component: Component) -> Fault | None:

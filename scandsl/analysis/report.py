@@ -14,6 +14,7 @@ from scandsl.analysis.program import (
     Component,
     Decay,
     Event,
+    Form,
     Probe,
     Program,
     Read,
@@ -22,23 +23,25 @@ from scandsl.analysis.program import (
     Write,
 )
 from scandsl.analysis.show import show
-from scandsl.ir.nodes import Ref, Value
+from scandsl.diagnostics import Source, Span, line_and_column
+from scandsl.ir.nodes import Recurrence, Ref, Value, memories, operands
 
 Json = dict[str, object]
 
 
-def report(program: Program) -> Json:
-    """The components in order, as plain data."""
-    values = program.recurrence.values
+def report(program: Program, source: Source | None = None) -> Json:
+    """The components in order, as plain data; the `source` tells where reasons stand."""
+    recurrence = program.recurrence
     return {
         "scan": program.recurrence.name,
         "form": program.form.value,
         "reason": program.reason,
-        "components": [_component(values, c) for c in program.components],
+        "components": [_component(recurrence, c, source) for c in program.components],
     }
 
 
-def _component(values: Sequence[Value], component: Component) -> Json:
+def _component(recurrence: Recurrence, component: Component, source: Source | None) -> Json:
+    values = recurrence.values
     return {
         "states": list(component.states),
         "memories": list(component.memories),
@@ -47,12 +50,38 @@ def _component(values: Sequence[Value], component: Component) -> Json:
         "form": component.form.value,
         "reason": component.reason,
         "culprit": None if component.culprit is None else show(values, component.culprit),
+        "place": place(recurrence, component, source),
         "contracted": list(component.contracted),
         "free": list(component.free),
         "events": [event_data(values, e) for e in component.events],
         "merged": [[show(values, a), show(values, b)] for a, b in component.merged],
         "refused": [_refusal(values, r) for r in component.refused],
     }
+
+
+def place(recurrence: Recurrence, component: Component, source: Source | None) -> str | None:
+    """Where the term stands that makes a component sequential: `file:line:column`."""
+    if component.form is not Form.SEQUENTIAL or source is None:
+        return None
+    own = (s.next for s in recurrence.states if s.name in component.states)
+    kept = (m.value for m in memories(recurrence) if m.name in component.memories)
+    for ref in (component.culprit, *own, *kept):
+        span = None if ref is None else _written(recurrence.values, ref)
+        if span is not None:
+            line, column = line_and_column(source.text, span.start)
+            return f"{source.name}:{line}:{column}"
+    return None
+
+
+def _written(values: Sequence[Value], ref: Ref) -> Span | None:
+    """The place of a value, or of the first one that it is made of which the author wrote."""
+    queue = [ref]
+    for found in queue:
+        span = values[found].span
+        if span.end > span.start:
+            return span
+        queue += [r for r in operands(values[found].op) if r not in queue]
+    return None
 
 
 def _refusal(values: Sequence[Value], refusal: Refusal) -> Json:
@@ -126,15 +155,17 @@ def event_text(values: Sequence[Value], event: Event) -> str:
             assert_never(unreachable)
 
 
-def describe(program: Program) -> list[str]:
+def describe(program: Program, source: Source | None = None) -> list[str]:
     """Lines of text about the components, for the terminal."""
     out = [f"whole: {program.form.value} ({program.reason})", ""]
     for number, component in enumerate(program.components, 1):
-        out += [*_described(program, number, component), ""]
+        out += [*_described(program, number, component, source), ""]
     return out[:-1]
 
 
-def _described(program: Program, number: int, component: Component) -> list[str]:
+def _described(
+    program: Program, number: int, component: Component, source: Source | None
+) -> list[str]:
     values = program.recurrence.values
     names = ", ".join((*component.states, *component.memories))
     constant = ", constant in time" if component.invariant else ""
@@ -143,6 +174,8 @@ def _described(program: Program, number: int, component: Component) -> list[str]
         f"  class   {component.transition.value}{constant}",
         f"  form    {component.form.value}: {component.reason}",
     ]
+    where = place(program.recurrence, component, source)
+    out += [f"  place   {where}"] if where is not None else []
     if component.contracted:
         free = f", free [{', '.join(component.free)}]" if component.free else ""
         out.append(f"  roles   contracted [{', '.join(component.contracted)}]{free}")
