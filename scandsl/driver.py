@@ -75,7 +75,7 @@ def analyse(source: Source, options: Options) -> tuple[Front, tuple[Program, ...
     from scandsl.analysis import analyse as analyse_recurrence
 
     front = check(source, options.settings)
-    return front, tuple(analyse_recurrence(r) for r in front.recurrences)
+    return front, tuple(analyse_recurrence(r, options.form) for r in front.recurrences)
 
 
 def plan(source: Source, options: Options) -> tuple[Front, tuple[Plan, ...]]:

@@ -140,6 +140,8 @@ _RUNS = {
     Form.SEQUENTIAL: "the loop over tokens; what it hands on is kept for the backward",
     Form.CONVOLUTION: "tensor operations on all tokens at once, again in the backward",
     Form.MAP: "tensor operations on all tokens at once, again in the backward",
+    Form.INVARIANT: "products with powers of its matrix and with its impulse response, in tensor "
+    "operations (by matrix units on a GPU too); what it hands on is kept for the backward",
 }
 
 

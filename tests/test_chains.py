@@ -36,7 +36,7 @@ STAGES = {
     "preconditioned": "sequential chunk",
     "stabilised": "convolution sequential chunk",
     "sandwich": "chunk convolution chunk sequential",
-    "flagged": "sequential chunk",
+    "flagged": "invariant sequential chunk",
     "turning": "convolution scan chunk",
     "heads_apart": "map convolution chunk",
     "batches": "sequential chunk",
@@ -50,7 +50,7 @@ EXAMPLES = {
     "conv_gated_delta_rule": "convolution chunk",
     "h3": "convolution scan",
     "mlstm": "sequential chunk",
-    "rational_transfer_function": "convolution sequential",
+    "rational_transfer_function": "convolution invariant",
     "short_convolution": "convolution",
 }
 IN_CHUNKS = ("slots", "later_query")

@@ -17,6 +17,7 @@ from scandsl.analysis.cut import NEVER, cheapest
 from scandsl.analysis.extract import Piece, extracted, taken
 from scandsl.analysis.forms import CHUNKS
 from scandsl.analysis.graph import Graph, dependency_graph, strongly_connected
+from scandsl.analysis.invariant import Linear, System, system_of
 from scandsl.analysis.program import (
     Component,
     Form,
@@ -43,7 +44,7 @@ from scandsl.ir.nodes import (
 )
 
 _OPEN = 64  # what a dimension of unknown size counts for
-_ORDER = (Form.CONVOLUTION, Form.SEQUENTIAL, Form.SCAN, Form.CHUNK)
+_ORDER = (Form.CONVOLUTION, Form.INVARIANT, Form.SEQUENTIAL, Form.SCAN, Form.CHUNK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,9 @@ def chained(program: Program) -> Program:
     found = _Cutter(program).run()
     if isinstance(found, Program):
         return found
+    plain = _without_systems(program, found)
+    if plain is not None:
+        return separated(plain) or chained(plain)
     return _in_one_piece(program, found)
 
 
@@ -86,6 +90,26 @@ def _is_one_stage(program: Program) -> bool:
     """Whether all of a program is one stage of chunks."""
     complex_ = any(v.kind is Kind.COMPLEX for v in program.recurrence.values)
     return program.form is Form.CHUNK and (not complex_ or _holds_complex(program))
+
+
+def _without_systems(program: Program, fault: _Fault) -> Program | None:
+    """The program with its time-invariant systems in the loop over tokens, if it has any."""
+    if all(c.form is not Form.CONVOLUTION for c in program.components):
+        return None
+    components = tuple(
+        replace(
+            c,
+            form=Form.SEQUENTIAL,
+            reason=fault.reason,
+            culprit=fault.culprit,
+            refused=(*c.refused, Refusal(Form.CONVOLUTION, fault.reason, fault.culprit)),
+        )
+        if c.form is Form.CONVOLUTION
+        else c
+        for c in program.components
+    )
+    reason = f"a component is sequential ({fault.reason})"
+    return replace(program, components=components, reason=reason)
 
 
 def _holds_complex(program: Program) -> bool:
@@ -124,6 +148,7 @@ class _Cutter:
         self.memories: tuple[Memory, ...] = memories(self.recurrence)
         self.static = {d.name: d.size for d in self.recurrence.dims if d.size is not None}
         self.bit = {name: 1 << i for i, name in enumerate(self.graph.names)}
+        self.systems: dict[int, System] = {}
         self.results = {
             e.result
             for c in program.components
@@ -138,6 +163,8 @@ class _Cutter:
         plan = _shortest(units)
         if plan is None:
             return self._tangled(units)
+        plan = _mapped(plan)
+        self.systems = self._systems(plan)
         if [form for form, _ in plan] == [Form.SEQUENTIAL]:
             return _Fault(self.program.reason)
         self.level = self._levels(plan)
@@ -185,6 +212,8 @@ class _Cutter:
     def _form(self, nodes: Sequence[int], component: int | None) -> Form:
         if component is not None:
             form = self.program.components[component].form
+            if form is Form.CONVOLUTION:
+                return Form.INVARIANT
             return Form.CHUNK if form in self.matrices else form
         memory = self.memories[nodes[0] - len(self.recurrence.states)]
         smooth = memory.kind in (Kind.REAL, Kind.COMPLEX)
@@ -205,11 +234,26 @@ class _Cutter:
 
     # ------------------------------------------------------------ levels and cuts
 
+    def _systems(self, plan: Sequence[tuple[Form, int]]) -> dict[int, System]:
+        """The time-invariant systems, by the level of their stage."""
+        out: dict[int, System] = {}
+        for place, (form, mask) in enumerate(plan):
+            for component in self.program.components if form is Form.INVARIANT else ():
+                if any(mask & self.bit[n] for n in (*component.states, *component.memories)):
+                    found = system_of(self.recurrence, component)
+                    assert isinstance(found, System)
+                    out[place + 1] = found
+        return out
+
     def _levels(self, plan: Sequence[tuple[Form, int]]) -> list[int]:
+        """The stage of each value; what is no linear function of a system is mapped behind it."""
         out = []
-        for looks in self.graph.looks:
+        for ref, looks in enumerate(self.graph.looks):
             seen = [i + 1 for i, (_, mask) in enumerate(plan) if looks & mask]
-            out.append(max(seen, default=0))
+            level = max(seen, default=0)
+            system = self.systems.get(level)
+            behind = system is not None and system.linear[ref] is Linear.OTHER
+            out.append(level + 1 if behind else level)
         return out
 
     def _node_level(self, plan: Sequence[tuple[Form, int]], name: str) -> int:
@@ -219,6 +263,10 @@ class _Cutter:
         """What every stage carries, hands on and computes."""
         roots = self._roots(plan)
         outputs = [o.value for o in self.recurrence.outputs]
+        for output in self.recurrence.outputs:
+            if output.kind is Kind.COMPLEX and self.level[output.value] in self.systems:
+                text = show(self.values, output.value)
+                return _Fault(f"`{text}` is a complex output", output.value)
         live = self._live([*outputs, *(r for found in roots for r in found)])
         forced = self._forced(plan)
         real = not _holds_complex(self.program)
@@ -298,6 +346,10 @@ class _Cutter:
             level = self._node_level(plan, memory.name)
             if plan[level - 1][0] is Form.CONVOLUTION:
                 out[self.level[memory.value]].add(memory.value)
+        for system in self.systems.values():
+            for ref in system.drives:
+                if not isinstance(self.values[ref].op, Input):
+                    out[self.level[ref]].add(ref)
         return out
 
     def _cut(
@@ -416,16 +468,29 @@ def _shortest(units: Sequence[_Unit]) -> list[tuple[Form, int]] | None:
     return None
 
 
+def _mapped(plan: Sequence[tuple[Form, int]]) -> list[tuple[Form, int]]:
+    """The plan with a stage of maps behind each time-invariant system."""
+    out: list[tuple[Form, int]] = []
+    for form, mask in plan:
+        out.append((form, mask))
+        if form is Form.INVARIANT:
+            out.append((Form.MAP, 0))
+    return out
+
+
 def _ready(units: Sequence[_Unit], done: int, form: Form) -> int:
     """The nodes of a form that can go into one stage; lags wait for what they look back at."""
     found = 0
     while True:
         known = done if form is Form.CONVOLUTION else done | found
-        more = sum(
+        ready = [
             u.mask
             for u in units
             if u.form is form and not u.mask & (done | found) and not u.needs & ~known
-        )
+        ]
+        if form is Form.INVARIANT:  # each system by itself: their matrices stay small
+            return ready[0] if ready else 0
+        more = sum(ready)
         if not more:
             return found
         found |= more

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from scandsl.analysis.invariant import SystemFault, system_of
 from scandsl.analysis.linear import looks_at
 from scandsl.analysis.program import (
     Block,
@@ -50,8 +51,13 @@ class Fault:
     culprit: Ref | None = None
 
 
-def choose(recurrence: Recurrence, components: Sequence[Component], apart: bool = False) -> Program:
-    """Give every component its form.
+def choose(
+    recurrence: Recurrence,
+    components: Sequence[Component],
+    apart: bool = False,
+    wanted: str | None = None,
+) -> Program:
+    """Give every component its form; `wanted` asks for one where there are several.
 
     The whole is carried out in chunks if all of it can be; what else it is `chain` finds out.
     With `apart`, states that move entry by entry need not share a stage with matrix states: each
@@ -69,6 +75,7 @@ def choose(recurrence: Recurrence, components: Sequence[Component], apart: bool 
         _chosen(recurrence, c, fault, ranges) for c, fault in zip(components, faults, strict=True)
     )
     chosen = _of_one_kind(recurrence, chosen)
+    chosen = tuple(_convolved(recurrence, c, wanted) for c in chosen)
     whole = _program_fault(recurrence, chosen)
     if whole is not None:
         return Program(recurrence, chosen, Form.SEQUENTIAL, whole.reason)
@@ -89,8 +96,6 @@ def _chosen(
     later = f"the parallel form for “{name}” is still to come"
     if component.transition in _LATER:
         refused.append(Refusal(Form.SCAN, later))
-    if component.invariant and component.transition not in _SCALAR:
-        refused.append(Refusal(Form.CONVOLUTION, "constant in time; the convolution is to come"))
     return replace(
         component,
         form=Form.SEQUENTIAL,
@@ -120,6 +125,24 @@ def _dearer(recurrence: Recurrence, component: Component, matrices: bool) -> Fau
         return None
     text = f"`{show(recurrence.values, culprit)}`"
     return Fault(f"with {text}, each entry of `{name}` needs a matrix of its own", culprit)
+
+
+def _convolved(recurrence: Recurrence, component: Component, wanted: str | None) -> Component:
+    """The component as a time-invariant system, where nothing else is parallel, or if wanted."""
+    if component.form is not Form.SEQUENTIAL and wanted != Form.CONVOLUTION.value:
+        return component
+    found = system_of(recurrence, component)
+    if isinstance(found, SystemFault):
+        return component
+    refused = component.refused
+    if component.form is Form.SEQUENTIAL:
+        reason = "linear with constant coefficients: powers of its matrix, computed once per call"
+    else:
+        reason = "the convolution was asked for"
+        refused = (*refused, Refusal(component.form, reason))
+    return replace(
+        component, form=Form.CONVOLUTION, reason=reason, culprit=None, refused=refused, events=()
+    )
 
 
 def _of_one_kind(recurrence: Recurrence, components: Sequence[Component]) -> tuple[Component, ...]:

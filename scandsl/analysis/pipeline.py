@@ -46,13 +46,16 @@ class _Draft:
     free: Dims = ()
 
 
-def analyse(recurrence: Recurrence) -> Program:
-    """Find components, classes, events and forms of a recurrence."""
+def analyse(recurrence: Recurrence, wanted: str | None = None) -> Program:
+    """Find components, classes, events and forms of a recurrence.
+
+    `wanted` asks for a form where a component has several ("convolution").
+    """
     whole = _shared(expand_grads(recurrence))
-    return _in_blocks(_analysed(whole), whole)
+    return _in_blocks(_analysed(whole, wanted=wanted), whole)
 
 
-def _analysed(recurrence: Recurrence, apart: bool = True) -> Program:
+def _analysed(recurrence: Recurrence, apart: bool = True, wanted: str | None = None) -> Program:
     """The same of a recurrence without derivatives, blocks left where they are.
 
     With `apart`, states that move entry by entry may have stages of their own.
@@ -63,8 +66,11 @@ def _analysed(recurrence: Recurrence, apart: bool = True) -> Program:
         drafts = [_moved(d, new) for d in drafts] + [draft]
     recurrence, drafts = _with_logs(recurrence, drafts)
     components = _components(recurrence, drafts)
-    found = separated(_pruned(choose(recurrence, components, apart=True))) if apart else None
-    return found or chained(_pruned(choose(recurrence, components)))
+    if apart:
+        found = separated(_pruned(choose(recurrence, components, True, wanted)))
+        if found is not None:
+            return found
+    return chained(_pruned(choose(recurrence, components, wanted=wanted)))
 
 
 def _in_blocks(program: Program, whole: Recurrence) -> Program:

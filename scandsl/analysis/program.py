@@ -115,6 +115,7 @@ class Form(Enum):
     BLOCKS = "blocks"
     SEQUENTIAL = "sequential"
     MAP = "map"  # of a stage: every token by itself
+    INVARIANT = "invariant"  # of a stage: a time-invariant system, by matrix products
     CHAIN = "chain"  # of a whole: stages of different forms
 
 

@@ -44,11 +44,11 @@ def make_plan(
 ) -> Plan:
     """Choose the form: what analysis proved, or what the caller forces.
 
-    `form` may be "sequential" or "chunk"; `chunk` is a power of two from 16 to 256;
+    `form` may be "sequential", "chunk" or "convolution"; `chunk` is a power of two from 16 to 256;
     `schedule` "fused" or "split".
     """
-    if form not in (None, Form.CHUNK.value, Form.SEQUENTIAL.value):
-        raise PlanError(f"unknown form {form!r}: expected 'chunk' or 'sequential'")
+    if form not in (None, Form.CHUNK.value, Form.CONVOLUTION.value, Form.SEQUENTIAL.value):
+        raise PlanError(f"unknown form {form!r}: expected 'chunk', 'convolution' or 'sequential'")
     if chunk is not None and (chunk & (chunk - 1) or not LEAST_CHUNK <= chunk <= LARGEST_CHUNK):
         raise PlanError(
             f"chunk length {chunk}: expected a power of two from {LEAST_CHUNK} to {LARGEST_CHUNK}"
@@ -59,6 +59,8 @@ def make_plan(
     chunks = {Form.CHUNK, Form.SCAN}
     if form == Form.CHUNK.value and chunks.isdisjoint((program.form, *stages)):
         raise PlanError(f"`{program.recurrence.name}` has no chunked form: {program.reason}")
+    if form == Form.CONVOLUTION.value and Form.INVARIANT not in stages:
+        raise PlanError(f"`{program.recurrence.name}` is no time-invariant system")
     if form == Form.SEQUENTIAL.value:
         return Plan(program, Form.SEQUENTIAL, chunk, "the sequential form was asked for")
     return Plan(program, program.form, chunk, program.reason, schedule)

@@ -33,7 +33,7 @@ from scandsl.render.names import PRIVATE_LOCALS, Names, inner_names
 from scandsl.render.scan import ScanNames, StatePart, base_names, is_smooth, state_parts
 from scandsl.render.tables import scan_table
 
-_STATEFUL = (Form.CHUNK, Form.SCAN, Form.SEQUENTIAL)
+_STATEFUL = (Form.CHUNK, Form.INVARIANT, Form.SCAN, Form.SEQUENTIAL)
 """The forms of stages that carry states."""
 
 
@@ -488,5 +488,6 @@ def _words(link: _Link) -> str:
     words = {
         Form.CHUNK: "chunks", Form.SEQUENTIAL: "the loop over tokens", Form.MAP: "maps",
         Form.SCAN: "entry by entry", Form.CONVOLUTION: "earlier tokens, without a loop",
+        Form.INVARIANT: "a time-invariant system, by powers of its matrix",
     }  # fmt: skip
     return f"{words[link.stage.form]} ({carried})" if carried else words[link.stage.form]

@@ -21,6 +21,7 @@ from scandsl.render.chunk_torch import ChunkTorch
 from scandsl.render.chunk_triton import ChunkTriton
 from scandsl.render.form import Handed, RenderedForm
 from scandsl.render.functions import FunctionPrinter
+from scandsl.render.invariant_form import render_invariant
 from scandsl.render.lowering import Lowered
 from scandsl.render.paired_form import Paired, complex_results, has_pairs, paired_names
 from scandsl.render.scan import ScanNames
@@ -47,6 +48,8 @@ def forms_of(
         return chain
     if plan.form is Form.BLOCKS:
         return _in_blocks(plan, names, lowered, printer)
+    if plan.form is Form.INVARIANT and handed is not None:
+        return (render_invariant(names, lowered, printer, handed.passed),)
     if plan.form not in (Form.CHUNK, Form.SCAN):
         passed = None if handed is None else handed.passed
         sequential = render_sequential(names, lowered, printer, passed)

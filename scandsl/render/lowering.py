@@ -205,9 +205,10 @@ class Stages:
 class _Cutter:
     """Assigns each value to a stage and names what goes from one to the next."""
 
-    def __init__(self, lowered: Lowered, loop: bool = True) -> None:
+    def __init__(self, lowered: Lowered, loop: bool = True, bare: bool = False) -> None:
         self.lowered = lowered
         self.loop = loop
+        self.bare = bare
         self.values = lowered.values
         self.static = {d.name for d in lowered.dims if d.size is not None}
         self.input_dims = [set(v.dims) for v in self.values if isinstance(v.op, Input)]
@@ -242,7 +243,7 @@ class _Cutter:
                 continue
             if isinstance(value.op, Input | Time | Every):
                 out[ref] = True
-            elif not isinstance(value.op, Prev | Load):
+            elif not self.bare and not isinstance(value.op, Prev | Load):
                 inner = [r for r in operands(value.op) if self.values[r].varies]
                 out[ref] = bool(inner) and all(r < ref and out[r] for r in inner)
                 out[ref] = out[ref] and self._small(value.dims)
@@ -358,9 +359,12 @@ def _fresh(wish: str, taken: set[str]) -> str:
     return name
 
 
-def cut_stages(lowered: Lowered, loop: bool = True) -> Stages:
-    """Cut one step into the three stages; without a loop nothing is left for the last."""
-    cutter = _Cutter(lowered, loop)
+def cut_stages(lowered: Lowered, loop: bool = True, bare: bool = False) -> Stages:
+    """Cut one step into the three stages; without a loop nothing is left for the last.
+
+    A `bare` step takes inputs as they are: nothing is mapped before.
+    """
+    cutter = _Cutter(lowered, loop, bare)
     late = [(i, r) for i, r in enumerate(lowered.outputs) if cutter.place(r) == "step"]
     rest = [(i, r) for i, r in enumerate(lowered.outputs) if cutter.place(r) != "step"]
     names = [o.name for o in lowered.recurrence.outputs]

@@ -92,7 +92,9 @@ def render_module(plans: Sequence[Plan], source: Source) -> str:
 
 def _runtime() -> str:
     """What every scan uses."""
-    return "\n\n\n".join(fill(name, {}).strip("\n") for name in ("runtime", "ranks", "segments"))
+    return "\n\n\n".join(
+        fill(name, {}).strip("\n") for name in ("runtime", "invariant", "ranks", "segments")
+    )
 
 
 def _digest(sections: Sequence[_Section], source: Source, extra_runtime: str) -> str:

@@ -275,7 +275,7 @@ class TokenMaps:
         s = self.stages
         found: dict[str, list[str]] = {}
         for index, name in enumerate(s.smooth_token):
-            found.setdefault(name, []).append(f"_in_time(d_tokens[{index}], {self.local[name]})")
+            found.setdefault(name, []).append(self._token_share(index, name))
         constant = {name for name, _ in s.constants.results}
         constant |= {param.name for param in self.recurrence.params}
         for place, name in s.early:
@@ -297,6 +297,10 @@ class TokenMaps:
             if argument in self.flowing:
                 lines += self._collect(argument, found)
         return lines
+
+    def _token_share(self, index: int, name: str) -> str:
+        """The gradient of a token, for all tokens at once."""
+        return f"_in_time(d_tokens[{index}], {self.local[name]})"
 
     def _through_pasts(self, found: dict[str, list[str]]) -> list[str]:
         """Gradients of earlier values of arguments, turned into those of the arguments."""
