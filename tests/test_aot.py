@@ -168,6 +168,16 @@ def test_kernels_over_time_compile_elsewhere(target: Target) -> None:
         assert not [k for k in kernels if "failure" in k]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("target", SHARED, ids=lambda t: f"{t[0]}-{t[1]}")
+def test_many_products_of_matrices_fit_on_chip(target: Target) -> None:
+    (kernels,) = ask([request("ttt_muon", 64, "float32", target, form="sequential")])
+    assert len(kernels) == 2
+    for kernel in kernels:
+        assert "failure" not in kernel, kernel
+        assert kernel["shared_bytes"] <= SHARED[target], kernel
+
+
 ALL = (*FAMILY, "chunk/reads_everywhere", "chunk/gated_by_matrix", "chunk/resets", "chunk/bonus")
 
 

@@ -54,6 +54,16 @@ def test_matrices_that_do_not_stay_on_chip(
     judge(module, recurrence, Case("packed", layout, carried=True))
 
 
+@pytest.mark.parametrize("name", ["kalman_filter"])
+def test_products_whose_factors_go_through_memory(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, recurrence = example(name, tmp_path, "sequential")
+    monkeypatch.setattr(module, "_step_through", lambda numbers: True)
+    layout = Layout(lengths=(3, 2), heads=2, own_heads=shared(recurrence))
+    judge(module, recurrence, Case("packed", layout, {"N": 20}, carried=True))
+
+
 @pytest.mark.parametrize("name", ["gated_delta_rule", "gla"])
 def test_it_equals_the_chunked_form(name: str, tmp_path: Path) -> None:
     """The same numbers from two derivations: the step's adjoint, and that of a chunk."""

@@ -314,6 +314,11 @@ class _SequentialTriton:
         lines.append(
             f"grid = (sequences, {'head_tiles' if self.program.heads else 'heads'}, parts)"
         )
+        if kernel.products:
+            lines.append(f"through = _step_through({kernel.products} * numbers)")
+            lines.append("warps = min(2 * warps, 16) if through else warps")
+            room = "grid[0] * grid[1] * parts * 2 * numbers if through else 1"
+            lines.append(f"products = {self._empty(room, 'torch.float32')}")
         return lines
 
     def _held(self, direction: str, kernel: StepKernel) -> list[str]:
@@ -638,7 +643,7 @@ _LOCALS = frozenset({
     "heads", "batch", "tokens", "device", "offsets", "sequences", "every", "head_tiles",
     "block_heads", "numbers", "parts", "grid", "slots", "kept", "scratch", "gradients", "d_start",
     "save", "allow_tf32", "cu_seqlens", "start_t", "sizes", "whole", "room",
-    "held", "hold", "warps",
+    "held", "hold", "warps", "through", "products",
 })  # fmt: skip
 
 _KERNEL_OWN = frozenset({
@@ -646,6 +651,7 @@ _KERNEL_OWN = frozenset({
     "start", "chunk", "chunks", "back", "first", "count", "c", "r", "room", "at", "float", "range",
     "kept", "scratch", "offsets", "program", "lane", "heads", "in_h", "TOKENS", "HEADS", "EVERY",
     "DOT", "PRECISION", "ROOM", "WHOLE", "SAVE", "HOLD", "PACKED", "HEAD_TILES", "BLOCK_HEADS",
+    "seat", "products", "THROUGH", "AREA",
 })  # fmt: skip
 
 __all__ = ["HEAD", "render_sequential_triton", "step_of"]

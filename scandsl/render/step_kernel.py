@@ -33,7 +33,8 @@ _OWN = (
     "DOT", "PRECISION", "ROOM", "WHOLE", "seq", "h", "in_h", "tile", "lane", "begin", "length",
     "slot",
     "step", "token", "position", "start", "chunk", "chunks", "back", "first", "count", "c", "r",
-    "room", "at", "float", "range", "if", "for", "in", "is", "offsets_ptr", "position_ptr",
+    "seat", "products", "products_ptr", "THROUGH", "AREA", "room", "at", "float", "range", "if",
+    "for", "in", "is", "offsets_ptr", "position_ptr",
     "kept_ptr", "scratch_ptr", "kept_at", "program",
 )  # fmt: skip
 
@@ -83,11 +84,12 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class StepKernel:
-    """A kernel's text and its arguments: what the host passes, and which are constants."""
+    """A kernel's text, its arguments with what the host passes, how many products it makes."""
 
     name: str
     source: str
     arguments: Mapping[str, str]
+    products: int
 
 
 def step_forward(setup: Setup, name: str) -> StepKernel:
@@ -394,6 +396,7 @@ class _Kernel:
             leaf=self._leaf,
             axis=self.axis,
             users=use_counts(self.values, refs, roots),
+            through=True,
         )
         printer.taken = self.taken
         printer.tiles = {r: replace(t) for r, t in self.settled.items()}
@@ -573,8 +576,15 @@ class _Kernel:
 
     def _finished(self, body: Sequence[str]) -> StepKernel:
         lines = [*self.head.lines, *body]
-        if any("tl.dot(" in line for line in lines):
+        products = sum(line.count("_product(") for line in lines)
+        if products:
             self.constants |= {"DOT": "tl.float32", "PRECISION": "_step_precision(allow_tf32)"}
+            self.constants |= {"THROUGH": "through", "AREA": "2 * numbers"}
+            self._argument("products_ptr", "products")
+            seat = "(seq * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(2)"
+            place = [f"seat = {seat} + tl.program_id(2)", "products = products_ptr + seat * AREA"]
+            at = next(i for i, line in enumerate(lines) if line.startswith("seq = ")) + 1
+            lines = [*lines[:at], *place, *lines[at:]]
         every = {**self.arguments, **self.constants}
         head = [f"def {self.name}("]
         head += [f"    {a}," for a in self.arguments]
@@ -582,7 +592,7 @@ class _Kernel:
         head.append("):")
         lines = drop_unused(lines)
         text = "\n".join([*head, *("    " + x for x in lines)]) + "\n"
-        return StepKernel(self.name, text, every)
+        return StepKernel(self.name, text, every, products)
 
     def _store(self, pointer: str, value: str, mask: str) -> str:
         return f"tl.store({pointer}, {value}{f', mask={mask}' if mask else ''})"

@@ -99,6 +99,31 @@ def _apart(a, b, count, PRECISION: tl.constexpr):
     return out
 
 
+def _product(a, b, buffer, THROUGH: tl.constexpr, PRECISION: tl.constexpr):
+    # a product; with THROUGH its factors go through memory, and come back a strip at a time: else
+    # each stands in shared memory from its first product to its last
+    if THROUGH:
+        ROWS: tl.constexpr = a.shape[0]
+        INNER: tl.constexpr = a.shape[1]
+        COLUMNS: tl.constexpr = b.shape[1]
+        row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
+        inner = tl.arange(0, INNER)
+        other = buffer + ROWS * INNER
+        tl.debug_barrier()  # the factors of the product before have been read
+        tl.store(buffer + row * INNER + inner[None, :], a)
+        tl.store(other + inner[:, None] * COLUMNS + column, b)
+        tl.debug_barrier()
+        out = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
+        for first in range(0, INNER, 16):
+            strip = first + tl.arange(0, 16)
+            left = tl.load(buffer + row * INNER + strip[None, :])
+            right = tl.load(other + strip[:, None] * COLUMNS + column)
+            out = tl.dot(left, right, out, input_precision=PRECISION)
+    else:
+        out = tl.dot(a, b, input_precision=PRECISION)
+    return out
+
+
 def _ones(i, REVERSE: tl.constexpr, EXCLUSIVE: tl.constexpr):
     # which rows are part of the running sum of each
     if REVERSE:

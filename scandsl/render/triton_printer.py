@@ -107,6 +107,7 @@ class TritonPrinter:
     count: int = 0
     by_entry: frozenset[Ref] = frozenset()  # inputs of which only single entries are taken
     apart: frozenset[Ref] | None = None  # in a fused walk: products that all warps share
+    through: bool = False  # whether factors of products may go through memory
 
     # ------------------------------------------------------------ names and lines
 
@@ -417,6 +418,8 @@ class TritonPrinter:
         right = self._operand(b, op.over, op.over, only_b)
         clean = (self.tiles[a].clean | self.tiles[b].clean) & frozenset(value.dims)
         text = f"tl.dot({left}, {right}, input_precision=PRECISION)"
+        if self.through:
+            text = f"_product({left}, {right}, products, THROUGH, PRECISION)"
         if apart:
             text = f"_apart({left}, {right}, count, PRECISION)"
         if len(value.dims) > 2:
