@@ -60,6 +60,7 @@ class ChunkTorch(ChunkForm):
     chunk: int | None
     helpers: set[str] = field(default_factory=set)
     apart: int | None = field(default=None, kw_only=True)
+    once: list[str] = field(default_factory=list)  # statements before the loop over pieces
 
     def render(self) -> RenderedForm:
         """Both functions."""
@@ -222,7 +223,7 @@ class ChunkTorch(ChunkForm):
                     text = f"_param({arg}, heads, {self._dtype(self.tensor(name).kind)})"
                     text = self._laid(text, 1, own)
                     text += ".contiguous()" if text.endswith(")") and "permute" in text else ""
-                    lines.append(f"{leaf[ref]} = {text}")
+                    self.once.append(f"{leaf[ref]} = {text}")
                     self.helpers.add("_param")
                 case Row():
                     leaf[ref] = names.fresh("rows")
@@ -322,6 +323,7 @@ class ChunkTorch(ChunkForm):
         printer = TorchPrinter(program.values, self._scope(leaf, plain), names)
         texts = printer.emit([c.next for c in program.carries])
         self.helpers |= printer.helpers
+        self.once += [f"{room}: list[Any] = []" for room in printer.rooms]
         ends, kept = self._ends_of(program), self.kept(program)
         body = [
             f"{name} = _take({end}, {room}, piece, n)"
@@ -382,6 +384,7 @@ class ChunkTorch(ChunkForm):
         for end, text in zip(self._ends_of(program), texts, strict=False):
             printer.lines += call("", "_advance", [end, text, "piece"])
         self.helpers |= printer.helpers
+        self.once += [f"{room}: list[Any] = []" for room in printer.rooms]
         texts = []
         for store in program.stores:
             plain_layout = store.dims == self.canonical(store.dims) and not self._before
@@ -422,7 +425,7 @@ class ChunkTorch(ChunkForm):
             dims = (op.row, *program.values[carry.next].dims)
             arguments = printer.recurrence_arguments(dims, op)
             after = "None" if op.after is None else printer.along(op.after, dims)
-            arguments += [after, end, "piece", f"{program.reverse}", into]
+            arguments += [after, end, "piece", f"{program.reverse}", into, printer.room()]
             lines += call(f"kept_{self.carry_arg(carry.name)}", "_walk_rows", arguments)
         return lines
 
@@ -538,7 +541,8 @@ class ChunkTorch(ChunkForm):
         arguments = ["chunks", "heads", widest, "device", f"reverse={program.reverse}"]
         if self._walks(program):
             arguments.append("square=False")
-        return [f"for piece in _pieces({', '.join(arguments)}):", *indented(body)]
+        once, self.once = self.once, []
+        return [*once, f"for piece in _pieces({', '.join(arguments)}):", *indented(body)]
 
     def _largest(self, program: ChunkProgram) -> str:
         """Numbers in the largest value of a row, as text."""

@@ -122,7 +122,9 @@ def _functions(source: str) -> Iterator[tuple[str, str]]:
 def _maps_form(form: ChunkTorch, found: Composition) -> ChunkTorch:
     """The torch text of the maps."""
     recurrence, arg = _carrying(form, found)
-    return replace(form, recurrence=recurrence, arg=arg, forward=found.program, helpers=set())
+    return replace(
+        form, recurrence=recurrence, arg=arg, forward=found.program, helpers=set(), once=[]
+    )
 
 
 def _carrying(form: ChunkForm, found: Composition) -> tuple[Recurrence, dict[str, str]]:
@@ -147,7 +149,7 @@ def _again(recurrence: Recurrence, name: str) -> Dim:
 
 def _ends_form(form: ChunkTorch) -> ChunkTorch:
     """The torch text of the backward with nothing but its carries."""
-    return replace(form, backward=_light(form), helpers=set())
+    return replace(form, backward=_light(form), helpers=set(), once=[])
 
 
 def _still(forward: ChunkProgram) -> Backward:

@@ -149,7 +149,10 @@ _NAME_OF_OP: Mapping[type, str] = {
 
 
 class TorchPrinter:
-    """Prints values of one function: `lines` are its statements, `helpers` what they call."""
+    """Prints values of one function: `lines` are its statements, `helpers` what they call.
+
+    `rooms` are empty lists that the function has to hold.
+    """
 
     def __init__(self, values: Sequence[Value], scope: Scope, names: Names) -> None:
         self.values = values
@@ -157,6 +160,7 @@ class TorchPrinter:
         self.names = names
         self.lines: list[str] = []
         self.helpers: set[str] = set()
+        self.rooms: list[str] = []
         self._text: dict[Ref, Text] = {}
         self._uses: dict[Ref, int] = {}
         self._fixed: set[Ref] = set()
@@ -693,6 +697,7 @@ class TorchPrinter:
             dims = value.dims if op.row in value.dims else (op.row, *value.dims)
             arguments = self.recurrence_arguments(dims, op)
             arguments.append("None" if self._is_zero(op.start) else self.along(op.start, dims))
+            arguments.append(self.room())
             if op.after is not None:
                 arguments.append(self.along(op.after, dims))
             name = self.names.fresh("run", numbered=True)
@@ -701,6 +706,11 @@ class TorchPrinter:
             self.lines += bracketed(f"{name} = {function}(", call.call[1:], ")", indent=10)
             self._runs[key] = name
         return self._runs[key]
+
+    def room(self) -> str:
+        """The name of memory that a recurrence takes again and again."""
+        self.rooms.append(self.names.fresh("room", numbered=True))
+        return self.rooms[-1]
 
     def along(self, ref: Ref, dims: Dims) -> str:
         """A printed value as a tensor whose axes line up with `dims`."""
