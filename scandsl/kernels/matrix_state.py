@@ -92,6 +92,7 @@ class MatrixState:
         self._terms: list[Term] | None = None
         self._solved: dict[Term, Affine] | None = None
         self._turns: tuple[Turns, Turns] | None = None
+        self._unturned: dict[Ref, Ref] = {}
 
     # ------------------------------------------------------------ small pieces
 
@@ -144,8 +145,26 @@ class MatrixState:
     def _observing(self, place: int, q: Ref | None, over: Dims) -> Ref | None:
         """A query as it meets the state in the turning frame."""
         key, free = self.turns()
-        side = key if set(over) == set(self.contracted) else free
-        return None if q is None else side.observing(q, place)
+        if q is None:
+            return None
+        if set(over) != set(self.contracted):
+            return free.observing(q, place)
+        return self._noted(q, key.observing(q, place))
+
+    def _noted(self, x: Ref, turned: Ref) -> Ref:
+        if turned != x:
+            self._unturned[turned] = x
+        return turned
+
+    def _alone(self, q: Ref, vector: Ref, between: Sequence[Event]) -> tuple[Ref, Ref]:
+        """An observer and a term of one row, turned by the angles between them alone.
+
+        The others cancel; left in, they would have gradients that cancel, of any size.
+        """
+        plain, written = self._unturned.get(q), self._unturned.get(vector)
+        if plain is None or written is None:
+            return q, vector
+        return self.turns()[0].ahead(plain, between), written
 
     def _observed_turned(self, place: int, result: Ref, over: Dims) -> Ref:
         """What a query saw, out of the turning frame."""
@@ -175,7 +194,7 @@ class MatrixState:
         base: Ref | None = None
         if vector is not None:
             factor, base = self._split(self.rows(vector))
-            base = self.turns()[0].written(base, place)
+            base = self._noted(base, self.turns()[0].written(base, place))
         known = None if value is None else b.mul(value, factor)
         row_factor = b.expand(factor, (ROW,))
         unknown = () if probe is None else ((probe, row_factor),)
@@ -244,22 +263,24 @@ class MatrixState:
         b = self.b
         early, between = other < place, self.events[other:place]
         along, across = self._sides(over)
-        if q is not None and vector is not None and along is not None:
-            matrix = along.scores(q, vector, place, other)
-            near = along.scaled(q, along.among(between))
-            return self._also_plain(
-                place, other, matrix, b.contract(near, vector, over) if early else None
-            )
-        plain = self.plain
+        plain, turned = self.plain, False
         scores = own = None
         if q is not None and vector is not None:
+            mine, written = self._alone(q, vector, between)
+            if along is not None:
+                matrix = along.scores(q, vector, place, other)
+                near = along.scaled(mine, along.among(between))
+                return self._also_plain(
+                    place, other, matrix, b.contract(near, written, over) if early else None
+                )
+            turned = written != vector
             scores = b.contract(q, self._column(vector), over)
-            own = b.contract(q, vector, over)
+            own = b.contract(mine, written, over)
         one = b.expand(b.const(1.0), (ROW,)) if own is None else own
         if across is not None:
             wide = b.expand(b.const(1.0), (ROW, COLUMN)) if scores is None else scores
             return self._also_plain(place, other, wide, one if early else None)
-        whole = plain.covers(place, other)
+        whole = plain.covers(place, other) and not turned
         weights = plain.weights(place, other, diagonal=whole)
         matrix = weights if scores is None else self._masked(scores, weights)
         if whole or not early:

@@ -105,6 +105,10 @@ class Turns:
         """What is written to the state at an event, in the turning frame."""
         return self._turned(x, self._since_start(place), back=True)
 
+    def ahead(self, x: Ref, between: Sequence[Event]) -> Ref:
+        """What observes, beyond some events of its own step, what was written before them."""
+        return self._turned(x, self._sum(between), back=False)
+
     def ended(self, state: Ref) -> Ref:
         """The state at the end of the chunk, out of the turning frame."""
         b, step = self.b, self._step()
