@@ -333,6 +333,24 @@ def min_gru(a, s) -> Outputs:
     return (y,)
 
 
+def min_lstm(a, s) -> Outputs:
+    y = []
+    for t in steps(a.xf):
+        f, i = sigmoid(a.xf[t]), sigmoid(a.xi[t])
+        s.h = (f * s.h + i * a.xc[t]) / (f + i)
+        y.append(s.h)
+    return (y,)
+
+
+def mega_moving_average(a, s) -> Outputs:
+    y = []
+    for t in steps(a.x):
+        u = a.beta * a.x[t][:, None]
+        s.h = a.alpha * u + s.h - a.alpha * a.delta * s.h
+        y.append((a.eta * s.h).sum(1))
+    return (y,)
+
+
 def rg_lru(a, s) -> Outputs:
     y = []
     for t in steps(a.x):
@@ -588,7 +606,8 @@ EXAMPLES: tuple[Loop, ...] = (
     linear_attention, based, retnet, xpos_retention, gla, hgrn2, mamba2, rwkv6,
     gated_slot_attention, mlstm, mlstm_sigmoid, delta_net, delta_net_block, gated_delta_rule,
     gated_delta_net, conv_gated_delta_rule, delta_product, rwkv7, gated_oja_rule, mamba, mamba3,
-    exponential_moving_average, min_gru, rg_lru, hgrn, lru, s4d, s5, h3, decayed_max, log_sum_exp,
+    exponential_moving_average, mega_moving_average, min_gru, min_lstm, rg_lru, hgrn, lru, s4d, s5,
+    h3, decayed_max, log_sum_exp,
     rwkv4, short_convolution, rational_transfer_function, linear_state_space, hippo_legs,
     kalman_filter, elman_rnn, gru, lstm, slstm, titans, ttt_linear, ttt_mlp, ttt_muon,
 )  # fmt: skip

@@ -120,6 +120,51 @@ def test_mamba2_is_masked_attention() -> None:
     same(y, scores @ a["x"] + a["D"] * a["x"])
 
 
+def selective_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor
+) -> Tensor:
+    """The reference of mamba_ssm by its equations, `[batch, channels, tokens]`, softplus of delta.
+
+    x_t = exp(delta_t A) x_{t-1} + delta_t B_t u_t,  y_t = (C_t x_t + D u_t) silu(z_t).
+    """
+    delta = torch.nn.functional.softplus(delta + bias[:, None])
+    deltaA = torch.exp(torch.einsum("bdl,dn->bdln", delta, A))
+    deltaB_u = torch.einsum("bdl,bnl,bdl->bdln", delta, B, u)
+    x = torch.zeros_like(deltaA[:, :, 0])
+    ys = []
+    for i in range(u.shape[2]):
+        x = deltaA[:, :, i] * x + deltaB_u[:, :, i]
+        ys.append(torch.einsum("bdn,bn->bd", x, C[:, :, i]))
+    y = torch.stack(ys, 2) + u * D[:, None]
+    return y * torch.nn.functional.silu(z)
+
+
+def test_mamba_is_the_selective_scan() -> None:
+    """Values and all gradients; channels are heads, B and C have one."""
+    channels, size, tokens = 6, 16, 130
+    torch.manual_seed(0)
+    shapes = {
+        "u": (2, channels, tokens), "delta": (2, channels, tokens), "A_log": (channels, size),
+        "B": (2, size, tokens), "C": (2, size, tokens), "D": (channels,),
+        "z": (2, channels, tokens), "bias": (channels,),
+    }  # fmt: skip
+    a = {n: torch.randn(s, dtype=torch.float64, requires_grad=True) for n, s in shapes.items()}
+    want = selective_scan(
+        a["u"], a["delta"], -a["A_log"].exp(), a["B"], a["C"], a["D"], a["z"], a["bias"]
+    )
+    x, dt = a["u"].mT, a["delta"].mT
+    B, C = (a[n].mT[:, :, None] for n in "BC")
+    mamba = load(EXAMPLES / "mamba.scan").mamba
+    y, _ = mamba(x, dt, B, C, a["A_log"], a["D"], a["bias"], backend="torch")
+    got = y.mT * torch.nn.functional.silu(a["z"])
+    same(got, want)
+    seed = torch.randn_like(want)
+    leaves = list(a.values())
+    pairs = zip(*(torch.autograd.grad(o, leaves, seed) for o in (got, want)), strict=True)
+    for mine, theirs in pairs:
+        same(mine, theirs)
+
+
 def test_mlstm_is_its_unstabilised_form() -> None:
     (h,), a = ran("mlstm")
     scores = (a["q"] @ a["k"].T) * weights(torch.nn.functional.logsigmoid(a["f"])) * a["i"].exp()
