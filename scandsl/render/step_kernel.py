@@ -576,7 +576,7 @@ class _Kernel:
 
     def _finished(self, body: Sequence[str]) -> StepKernel:
         lines = [*self.head.lines, *body]
-        products = sum(line.count("_product(") for line in lines)
+        products = sum(line.count("_dot_through(") for line in lines)
         if products:
             self.constants |= {"DOT": "tl.float32", "PRECISION": "_step_precision(allow_tf32)"}
             self.constants |= {"THROUGH": "through", "AREA": "2 * numbers"}

@@ -99,7 +99,7 @@ def _apart(a, b, count, PRECISION: tl.constexpr):
     return out
 
 
-def _product(a, b, buffer, THROUGH: tl.constexpr, PRECISION: tl.constexpr):
+def _dot_through(a, b, buffer, THROUGH: tl.constexpr, PRECISION: tl.constexpr):
     # a product; with THROUGH its factors go through memory, and come back a strip at a time: else
     # each stands in shared memory from its first product to its last
     if THROUGH:

@@ -419,7 +419,7 @@ class TritonPrinter:
         clean = (self.tiles[a].clean | self.tiles[b].clean) & frozenset(value.dims)
         text = f"tl.dot({left}, {right}, input_precision=PRECISION)"
         if self.through:
-            text = f"_product({left}, {right}, products, THROUGH, PRECISION)"
+            text = f"_dot_through({left}, {right}, products, THROUGH, PRECISION)"
         if apart:
             text = f"_apart({left}, {right}, count, PRECISION)"
         if len(value.dims) > 2:
