@@ -467,6 +467,31 @@ def linear_state_space(a, s) -> Outputs:
     return (y,)
 
 
+def seasonal_autoregression(a, s) -> Outputs:
+    y, season = list(s.y_lag[::-1]), len(s.y_lag) - 1
+    for t in steps(a.x):
+        y.append(a.a * y[-1] + a.b * y[-season] - a.a * a.b * y[-season - 1] + a.x[t] + a.c)
+    s.y_lag = newest(np.array(y), len(s.y_lag))
+    return (y[season + 1 :],)
+
+
+def s4(a, s) -> Outputs:
+    """With the matrices themselves, instead of Woodbury's identity."""
+    y = []
+    C, P = a.C_re + 1j * a.C_im, a.P_re + 1j * a.P_im
+    B, L = a.B_re + 1j * a.B_im, -exp(a.L_log) + 1j * a.L_im
+    for t in steps(a.u):
+        x = []
+        for d in steps(a.log_dt):
+            dt, one = exp(a.log_dt[d]), np.eye(P.shape[1])
+            A = np.diag(L[d]) - outer(P[d], P[d].conj())
+            right = (one + dt / 2 * A) @ s.x[d] + dt * B[d] * a.u[t, d]
+            x.append(np.linalg.solve(one - dt / 2 * A, right))
+        s.x = np.array(x)
+        y.append((C * s.x).sum(1).real + a.skip * a.u[t])
+    return (y,)
+
+
 def hippo_legs(a, s) -> Outputs:
     o = []
     for t in steps(a.u):
@@ -609,6 +634,7 @@ EXAMPLES: tuple[Loop, ...] = (
     exponential_moving_average, mega_moving_average, min_gru, min_lstm, rg_lru, hgrn, lru, s4d, s5,
     h3, decayed_max, log_sum_exp,
     rwkv4, short_convolution, rational_transfer_function, linear_state_space, hippo_legs,
+    s4, seasonal_autoregression,
     kalman_filter, elman_rnn, gru, lstm, slstm, titans, ttt_linear, ttt_mlp, ttt_muon,
 )  # fmt: skip
 

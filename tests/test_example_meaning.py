@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -340,3 +341,77 @@ def test_muon_steps_give_a_nearly_orthogonal_update() -> None:
     same(o[16:], a["q"][16:] @ (a["W0"] - 0.1 * X))
     values = torch.linalg.svdvals(X)
     assert float(values.max()) < 1.3
+
+
+def hippo() -> Any:
+    """The helpers that stand beside the examples."""
+    spec = importlib.util.spec_from_file_location("hippo", EXAMPLES / "hippo.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def evaluated(name: str, u: Tensor, **params: Tensor) -> tuple[Tensor, ...]:
+    """The outputs of an example for one sequence, without its leading axes."""
+    (recurrence,) = check(read_source(EXAMPLES / f"{name}.scan")).recurrences
+    tensors = {"u": u[None, :, None]} | {n: p[None] for n, p in params.items()}
+    return tuple(x[0, :, 0] for x in interpret(recurrence, tensors).outputs)
+
+
+def test_hippo_legs_reconstructs_a_signal_from_its_coefficients() -> None:
+    """Its coefficients are those of a Legendre series of the whole past, here a smooth curve."""
+    size, length = 12, 1024
+    x = torch.linspace(0, 1, length, dtype=torch.float64)
+    signal = torch.sin(5 * x) + 0.5 * torch.cos(9 * x) - x**2
+    a, b = hippo().legs(size)
+    (coefficients,) = evaluated("hippo_legs", signal, A=-a, B=b)
+    for seen in (length // 2, length):
+        z = torch.linspace(-1, 1, seen, dtype=torch.float64)
+        basis = torch.stack([torch.special.legendre_polynomial_p(z, n) for n in range(size)])
+        found = coefficients[seen - 1] * b @ basis
+        error = (found - signal[:seen]).square().mean().sqrt()
+        assert error < 0.02 * signal[:seen].square().mean().sqrt()
+
+
+def test_s4_is_its_dense_discretised_system() -> None:
+    """LegS as a diagonal plus a low rank, and as the matrix itself under the bilinear rule."""
+    h, size, dt = hippo(), 8, 0.05
+    torch.manual_seed(0)
+    u = torch.randn(T, dtype=torch.float64)
+    c, skip = torch.randn(size, dtype=torch.float64), torch.randn((), dtype=torch.float64)
+    a, b = h.bilinear(*h.legs(size), dt)
+    (expected,) = evaluated("linear_state_space", u, A=a, B=b, C=c, D=skip)
+    poles, low, driven, basis = h.diagonal_plus_low_rank(size)
+    read = (c + 0j) @ basis
+    parts = {"P": low, "B": driven, "C": read}
+    named = {f"{n}_{p}": getattr(x, q)[None] for n, x in parts.items()
+             for p, q in (("re", "real"), ("im", "imag"))}  # fmt: skip
+    rates = {"log_dt": torch.tensor([dt], dtype=torch.float64).log(), "skip": skip[None]}
+    poles = {"L_log": (-poles.real).log()[None], "L_im": poles.imag[None]}
+    (got,) = evaluated("s4", u[:, None], **rates, **poles, **named)
+    same(got[:, 0], expected)
+
+
+def test_zero_order_hold_is_exact_for_a_held_input() -> None:
+    """Two steps over a held input are one step of twice the length; LegT keeps what it saw last."""
+    h = hippo()
+    a, b = h.zero_order_hold(*h.legt(6), 0.1)
+    twice, driven = h.zero_order_hold(*h.legt(6), 0.2)
+    same(a @ a, twice)
+    same(a @ b + b, driven)
+    state = torch.zeros(6, dtype=torch.float64)
+    for _ in range(100):
+        state = a @ state + b
+    same(state, torch.eye(6, dtype=torch.float64)[0])
+
+
+def test_seasonal_autoregression_multiplies_its_polynomials() -> None:
+    """Undoing one factor after the other gives back what drove it."""
+    (o,), a = ran("seasonal_autoregression")
+
+    def less(x: Tensor, weight: Tensor, n: int) -> Tensor:
+        before = torch.cat([torch.zeros_like(x[:1]).expand(n), x[:-n]])
+        return x - weight * before
+
+    same(less(less(o, a["a"], 1), a["b"], 12), a["x"] + a["c"])

@@ -26,6 +26,7 @@ NAMED = """
     slstm lstm gru min_gru hgrn hgrn2 lru s4d s5 h3 hippo_legs ttt_linear ttt_mlp ttt_muon titans
     rational_transfer_function short_convolution exponential_moving_average log_sum_exp
     xpos_retention mlstm_sigmoid gated_delta_net delta_net_block min_lstm mega_moving_average
+    s4 seasonal_autoregression
 """.split()
 
 each = pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
