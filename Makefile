@@ -10,7 +10,7 @@ export PYTHONHASHSEED ?= 0
 TEST_ENV := OMP_NUM_THREADS=1 PYTHONPATH=
 WORKERS ?= 2
 
-.PHONY: help demo test test-all check fmt clean
+.PHONY: help demo test test-all check fmt docs clean
 
 help:
 	@echo "make demo      compile, check and train with the examples (about two minutes)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-all  the tests with the full sweeps"
 	@echo "make check     ruff, mypy --strict, import ranks, formatting of the examples"
 	@echo "make fmt       format Python and .scan files"
+	@echo "make docs      write docs/examples.md anew"
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.10 or later on the PATH" >&2; exit 1; }
@@ -31,6 +32,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
+
+docs: $(STAMP)
+	$(BIN)/scandsl doc examples --title Examples --out docs/examples.md
 
 test: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests

@@ -23,6 +23,7 @@ from scandsl.driver import OptionError
 from scandsl.loader import decode, load, read_source, write_atomic
 
 if TYPE_CHECKING:
+    from scandsl.analysis.program import Program
     from scandsl.driver import Front, Options
     from scandsl.plan import Plan
     from scandsl.testing.compare import Run
@@ -275,6 +276,38 @@ def _binaries(
     words = [f"compiled for {target} (sizes {SIZE}, bfloat16), read from the binary:"]
     words += described(kernels) or ["    no Triton kernels"]
     return {"target": target, "binaries": [asdict(k) for k in kernels]}, words
+
+
+# ---------------------------------------------------------------- doc
+
+
+@main.command()
+@_specs
+@_settings
+@click.option("--title", default="Scans", show_default=True, help="The heading of the page.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write there, not to the terminal.")
+@_exit_status
+def doc(paths: tuple[Path, ...], settings: dict[str, int], title: str, out: Path | None) -> None:
+    """Write a page (Markdown) that shows specs as mathematics, with the forms they take."""
+    from scandsl import driver
+    from scandsl.page import page
+
+    options = driver.Options(settings)
+    entries: list[tuple[driver.Front, tuple[Program, ...]]] = []
+
+    def work(file: Path) -> None:
+        front, plans = driver.plan(read_source(file), options)
+        _show(front.source, front.warnings)
+        entries.append((front, tuple(p.program for p in plans)))
+
+    _each(_spec_files(paths), work)
+    command = f"scandsl doc {' '.join(map(str, paths))}"
+    text = page(entries, title, command)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_atomic(out, text)
+        click.echo(str(out))
 
 
 # ---------------------------------------------------------------- test

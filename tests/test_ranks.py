@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "scandsl"
 PIPELINE = ("diagnostics", "ir", "syntax", "check", "analysis", "plan", "kernels", "render")
-TOP = ("driver", "explain", "loader", "hook", "testing", "cli", "__main__", "__init__")
+TOP = ("driver", "explain", "page", "loader", "hook", "testing", "cli", "__main__", "__init__")
 ALLOWED = {stage: set(PIPELINE[:i]) for i, stage in enumerate(PIPELINE)}
 ALLOWED |= {"reference": {"ir", "diagnostics"}}
 ALLOWED |= {area: {*PIPELINE, "reference", *TOP} for area in TOP}
