@@ -53,6 +53,12 @@ _BLOCKS = (
     "            the states are kept at the start of every chunk",
     "  backward  the chunks against time; all gradients by the derived adjoint of the chunk",
 )
+_PAIRS = (
+    "kernels: one over time in each direction, on Triton; on torch chunks of 16 tokens",
+    "  forward   steps composed in pairs, pairs in pairs: what every row is handed, from the state",
+    "            at the start of the chunk, which is kept",
+    "  backward  the chunks against time; all gradients by the derived adjoint of the chunk",
+)
 _ENTRIES = (
     "kernels: one over time in each direction, on Triton; on torch chunks of 64 tokens",
     "  forward   each row moves all entries of the state, of many chunks at once if they are few;",
@@ -86,8 +92,9 @@ def lines(plan: Plan, source: Source | None = None) -> list[str]:
         for number, stage in enumerate(_stages(plan), 1):
             out += ["", *_stage_lines(plan, stage, number)]
         return [*out, *(("", *_LOOP, *_step_lines(plan)) if _over_time(plan) else ())]
-    if plan.form is Form.BLOCKS:
-        return [*out, *_BLOCKS, *_step_lines(plan)]
+    own = {Form.BLOCKS: _BLOCKS, Form.SCAN: _PAIRS}
+    if plan.form in own:
+        return [*out, *own[plan.form], *_step_lines(plan)]
     if plan.form is not Form.CHUNK:
         return [*out, *_LOOP, *_step_lines(plan)]
     if not _in_kernels(plan):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from scandsl.analysis.blocks import Unsplit, split_blocks
 from scandsl.analysis.chain import chained, separated
 from scandsl.analysis.collinear import merged_pairs
+from scandsl.analysis.coupled import in_pairs
 from scandsl.analysis.decay import Logs
 from scandsl.analysis.events import Normal, moved, normalise
 from scandsl.analysis.expand import expand_grads
@@ -52,7 +53,7 @@ def analyse(recurrence: Recurrence, wanted: str | None = None) -> Program:
     `wanted` asks for a form where a component has several ("convolution").
     """
     whole = _shared(expand_grads(recurrence))
-    return _in_blocks(_analysed(whole, wanted=wanted), whole)
+    return in_pairs(_in_blocks(_analysed(whole, wanted=wanted), whole))
 
 
 def _analysed(recurrence: Recurrence, apart: bool = True, wanted: str | None = None) -> Program:

@@ -165,6 +165,16 @@ class Program:
     reason: str = ""
     stages: tuple[Stage, ...] = ()
     block: Block | None = None
+    coupled: tuple[Coupled, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Coupled:
+    """States that move entry by entry, as `s_a ← Σ_b matrix_ab s_b + rest_a`; `None` is zero."""
+
+    states: tuple[str, ...]
+    matrix: tuple[tuple[Ref | None, ...], ...]
+    rest: tuple[Ref | None, ...]
 
 
 @dataclass(frozen=True, slots=True)

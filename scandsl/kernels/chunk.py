@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from scandsl.analysis.program import (
     Block,
+    Coupled,
     Decay,
     Event,
     Form,
@@ -24,9 +25,22 @@ from scandsl.analysis.program import (
 )
 from scandsl.analysis.ranges import intervals
 from scandsl.ir.builder import Builder
-from scandsl.ir.nodes import Dim, Every, Input, Kind, Recurrence, Ref, Row, State, Time, operands
+from scandsl.ir.nodes import (
+    Dim,
+    Every,
+    Input,
+    Kind,
+    Prev,
+    Recurrence,
+    Ref,
+    Row,
+    State,
+    Time,
+    operands,
+)
 from scandsl.ir.rewrite import with_operands
 from scandsl.kernels.block_starts import block_starts
+from scandsl.kernels.coupled_state import CoupledStates
 from scandsl.kernels.elementwise_state import ElementwiseState
 from scandsl.kernels.matrix_state import MatrixState
 from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
@@ -65,8 +79,13 @@ class _Lifter:
                 events[event.state].append(event)
         self.events = events
         ranges = intervals(self.recurrence)
+        self.row = row
+        self.coupled = {name: c for c in program.coupled for name in c.states}
+        self.together: dict[Coupled, CoupledStates] = {}
         self.states: dict[str, MatrixState | ElementwiseState] = {}
         for state in self.recurrence.states:
+            if state.name in self.coupled:
+                continue
             name, own = state.name, events[state.name]
             if home[name].form is Form.SCAN:
                 self.states[name] = ElementwiseState(
@@ -89,6 +108,12 @@ class _Lifter:
         ]
         carries = []
         for state in states or self.recurrence.states:
+            if state.name in self.coupled:
+                for ref in self._coefficients(state.name):
+                    self.lift(ref)
+                group, place = self._coupled(state.name)
+                carries.append(Carry(state.name, state.dims, state.kind, group.final(place)))
+                continue
             if state.name not in self.states:  # held through the chunk
                 final = self.b.expand(self.started[state.name], state.dims)
                 carries.append(Carry(state.name, state.dims, state.kind, final))
@@ -125,11 +150,27 @@ class _Lifter:
         return self.lifted[ref]
 
     def _needs(self, ref: Ref) -> tuple[Ref, ...]:
-        event = self.seen.get(ref)
+        event, op = self.seen.get(ref), self.recurrence.values[ref].op
+        if isinstance(op, Prev) and op.state in self.coupled:
+            return self._coefficients(op.state)
         if event is None:
-            return operands(self.recurrence.values[ref].op)
+            return operands(op)
         own = (event.q,) if isinstance(event, Read) else (event.w,)
         return (*(r for r in own if r is not None), *self._taken(event.state))
+
+    def _coefficients(self, state: str) -> tuple[Ref, ...]:
+        """The values that tell how a state moves with those it feeds."""
+        found = self.coupled[state]
+        entries = (*(x for line in found.matrix for x in line), *found.rest)
+        return tuple(x for x in entries if x is not None)
+
+    def _coupled(self, state: str) -> tuple[CoupledStates, int]:
+        """The states that a state moves with, and its place among them."""
+        found = self.coupled[state]
+        if found not in self.together:
+            own = [next(s for s in self.recurrence.states if s.name == n) for n in found.states]
+            self.together[found] = CoupledStates(self.b, own, found, self.lift, self.row)
+        return self.together[found], found.states.index(state)
 
     def _taken(self, state: str) -> tuple[Ref, ...]:
         """The values that the events of a state take, results of its probes aside."""
@@ -159,6 +200,9 @@ class _Lifter:
         value = self.recurrence.values[ref]
         b = self.b
         match value.op:
+            case Prev(name) if name in self.coupled:
+                group, place = self._coupled(name)
+                lifted = group.before(place)
             case Input(name) if name in self.started:
                 lifted = b.expand(self.started[name], value.dims)
             case Input(name):

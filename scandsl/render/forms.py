@@ -14,6 +14,7 @@ from scandsl.analysis.program import Form
 from scandsl.kernels.backward import backward_program
 from scandsl.kernels.chunk import chunk_program
 from scandsl.kernels.chunk_pairs import real_chunks, runs, runs_complex
+from scandsl.kernels.coupled_state import ROWS
 from scandsl.plan import Plan
 from scandsl.render.chain_form import chain_forms
 from scandsl.render.chunk_form import ChunkForm
@@ -46,8 +47,8 @@ def forms_of(
         if all(form.backend == "torch" for form in chain):  # no stage has a state
             return (*chain, render_sequential_triton(names, lowered))
         return chain
-    if plan.form is Form.BLOCKS:
-        return _in_blocks(plan, names, lowered, printer)
+    if plan.form is Form.BLOCKS or (plan.program.coupled and plan.form is Form.SCAN):
+        return _of_given_rows(plan, names, lowered, printer)
     if plan.form is Form.INVARIANT and handed is not None:
         return (render_invariant(names, lowered, printer, handed.passed),)
     if plan.form not in (Form.CHUNK, Form.SCAN):
@@ -57,16 +58,19 @@ def forms_of(
     return tuple(_chunked(plan, names, lowered, printer, handed))
 
 
-def _in_blocks(
+def _of_given_rows(
     plan: Plan, names: ScanNames, lowered: Lowered, printer: FunctionPrinter
 ) -> tuple[RenderedForm, ...]:
-    """The forms of a scan that runs from one start of its `every` blocks to the next."""
+    """The forms of a scan whose chunks have a length of their own: from one start of its `every`
+    blocks to the next, or as many rows as are composed in pairs.
+    """
     recurrence, block = plan.program.recurrence, plan.program.block
-    assert block is not None
     forward = chunk_program(plan.program)
     backward = backward_program(forward, recurrence.inputs, recurrence.params)
     name = names.private.strip("_")
-    torch = ChunkTorch(recurrence, names.inner, name, forward, backward, None, apart=block.tokens)
+    apart, rows = (None, ROWS) if block is None else (block.tokens, None)
+    arguments = (recurrence, names.inner, name, forward, backward, rows)
+    torch = ChunkTorch(*arguments, apart=apart)
     rendered = torch.render()
     printer.helpers.update(torch.helpers)
     return (rendered, render_sequential_triton(names, lowered))
