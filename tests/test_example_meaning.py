@@ -307,6 +307,29 @@ def test_rational_transfer_function_divides_polynomials() -> None:
         assert left == pytest.approx(right, abs=1e-10)
 
 
+def test_holt_follows_a_line_at_once_and_forecasts_it() -> None:
+    one = torch.ones(1, 3, dtype=torch.float64)
+    x = (2.0 + 0.5 * torch.arange(T, dtype=torch.float64))[None, :, None, None].expand(1, T, 1, 3)
+    (forecast,), _ = ran("holt", alpha=one, beta=one, x=x)
+    same(forecast[1:], x[0, 1:, 0] + 0.5)
+
+
+def test_linoss_is_a_sum_over_powers_of_its_oscillators() -> None:
+    (x,), a = ran("linoss")
+    A, dt = a["A"], a["dt"]
+    S = 1 / (1 + dt**2 * A)
+    z_of = torch.stack((-S * dt * A, S), -1)  # the new velocity from (y, z)
+    y_of = torch.stack((torch.ones_like(A), torch.zeros_like(A)), -1) + dt[:, None] * z_of
+    M = torch.stack((y_of, z_of), -2)
+    force = a["u"] @ a["B"].T
+    for t in range(T):
+        state = torch.zeros(len(A), 2, dtype=torch.float64)
+        for j in range(t + 1):
+            push = torch.stack((dt * dt * S * force[j], dt * S * force[j]), -1)
+            state += (torch.matrix_power(M, t - j) @ push[..., None])[..., 0]
+        same(x[t], a["C"] @ state[:, 0] + a["D"] * a["u"][t])
+
+
 def test_log_sum_exp_and_decayed_max() -> None:
     (y,), a = ran("log_sum_exp")
     same(y, (weights(a["g"]) @ a["x"].exp()).log())

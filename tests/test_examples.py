@@ -24,6 +24,7 @@ NAMED = """
     linear_attention retnet mamba mamba2 mamba3 simple_gla gla rwkv4 rwkv6 rwkv7 delta_net
     gated_delta_rule kimi_delta_attention delta_product gated_oja_rule gated_slot_attention mlstm
     slstm lstm gru min_gru hgrn hgrn2 lru s4d s5 h3 hippo_legs ttt_linear ttt_mlp ttt_muon titans
+    holt linoss
     rational_transfer_function short_convolution exponential_moving_average log_sum_exp
     xpos_retention mlstm_sigmoid gated_delta_net delta_net_block min_lstm mega_moving_average
     s4 seasonal_autoregression
