@@ -2,8 +2,9 @@
 
 In: the coefficients of a step `s_a ← Σ_b A_ab s_b + r_a` for all rows.  Out: what each row is
 handed, and what the chunk leaves.  Steps are composed in pairs, then pairs in pairs, and so on: at
-the level of distance d, row i holds the map of the rows `i - 2 d < j ≤ i`.  Rows move down by a product
-with a matrix of zeros and ones.  Nothing is divided by, so coefficients may be of any size, zero.
+the level of distance d, row i holds the map of the rows `i - 2 d < j ≤ i`.  Rows move down by a
+product with a matrix of zeros and ones.  Nothing is divided by, so coefficients may be of any size,
+zero.
 """
 
 from __future__ import annotations
