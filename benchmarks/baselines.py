@@ -275,3 +275,46 @@ PLAIN: dict[str, Callable[..., Tensor]] = {
     "mamba": plain_mamba,
     "lru": plain_lru,
 }
+
+
+# ---------------------------------------------------------------- convolutions
+
+
+def _by_fft(kernel: Tensor, u: Tensor) -> Tensor:
+    """The causal convolution of `[T, H, D]` with each sequence of `[B, T, H, D]`."""
+    length = u.shape[1]
+    seen = torch.fft.rfft(kernel, 2 * length, dim=0) * torch.fft.rfft(u, 2 * length, dim=1)
+    return torch.fft.irfft(seen, 2 * length, dim=1)[:, :length]
+
+
+def convolved_s4(
+    u: Tensor, log_dt: Tensor, l_log: Tensor, l_im: Tensor, p_re: Tensor, p_im: Tensor,
+    b_re: Tensor, b_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor,
+) -> Tensor:  # fmt: skip
+    """The example `s4` as an S4 layer does it: a Krylov sequence by doubling, then an FFT."""
+    dt, p = log_dt.exp()[..., None, None], torch.complex(p_re, p_im)
+    b, c = torch.complex(b_re, b_im), torch.complex(c_re, c_im)
+    a = torch.diag_embed(torch.complex(-l_log.exp(), l_im)) - p[..., None] * p.conj()[..., None, :]
+    one = torch.eye(p.shape[-1], dtype=p.dtype)
+    right = torch.cat((one + dt / 2 * a, dt * b[..., None]), -1)
+    found = torch.linalg.solve(one - dt / 2 * a, right)
+    power, states = found[..., :-1], found[..., -1:]
+    while states.shape[-1] < u.shape[1]:
+        states = torch.cat((states, power @ states), -1)
+        power = power @ power
+    kernel = (c[..., None, :] @ states[..., : u.shape[1]])[..., 0, :].real
+    return _by_fft(kernel.movedim(-1, 0), u) + skip * u
+
+
+def convolved_short(x: Tensor, w: Tensor) -> Tensor:
+    """The example `short_convolution` by torch's depthwise convolution, one head."""
+    channels = F.pad(x[:, :, 0].transpose(1, 2), (w.shape[2] - 1, 0))
+    y = F.conv1d(channels, w[0].flip(1)[:, None], groups=w.shape[1])
+    return F.silu(y).transpose(1, 2)[:, :, None]
+
+
+CONVOLUTIONS: dict[str, Callable[..., Tensor]] = {
+    "s4": convolved_s4,
+    "short_convolution": convolved_short,
+}
+"""Time-invariant layers as convolutions, written by hand."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.baselines import LOOPS, PLAIN
+from benchmarks.baselines import CONVOLUTIONS, LOOPS, PLAIN
 from benchmarks.chunked import CHUNK, CHUNKED
 from benchmarks.common import realistic, sizes_for
 from scandsl.driver import check
@@ -29,6 +29,15 @@ def test_loops_are_the_examples(name):
     expected = interpret(recurrence, tensors).outputs[0]
     assert relative_rms(LOOPS[name](*tensors.values()), expected) < 1e-14
     assert relative_rms(PLAIN[name](*tensors.values()), expected) < 1e-14
+
+
+@pytest.mark.parametrize("name", sorted(CONVOLUTIONS))
+def test_convolutions_are_the_examples(name):
+    (recurrence,) = check(read_source(ROOT / "examples" / f"{name}.scan")).recurrences
+    sizes = sizes_for(recurrence, 5, 7) | {d.name: d.size for d in recurrence.dims if d.size}
+    tensors = realistic(recurrence, sizes, (2, 9, 1), torch.float64)
+    expected = interpret(recurrence, tensors).outputs[0]
+    assert relative_rms(CONVOLUTIONS[name](*tensors.values()), expected) < 1e-13
 
 
 @pytest.mark.parametrize("name", sorted(CHUNKED))

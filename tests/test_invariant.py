@@ -88,20 +88,32 @@ def test_systems_agree_with_the_judge(name: str, module: ModuleType) -> None:
         assert run.ok, (run.case, run.failure, [v for v in run.verdicts if not v.ok])
 
 
-def test_rounding_stays_small_over_many_tokens(tmp_path: Path) -> None:
-    """S5: the recurrent and the convolution form in float32, 4096 tokens, and all gradients."""
+def s4_and_s5() -> dict[str, tuple[str | None, list[torch.Tensor]]]:
+    """Their recurrent form, and tensors whose states last for some hundred tokens."""
     torch.manual_seed(0)
-    count = 4
-    shapes = [(1, count), (1, 8), (1, 8), (1, 8), *[(1, 8, count)] * 2, *[(1, count, 8)] * 2]
-    u = torch.randn(1, 4096, 1, count)
-    log_dt, log, turn = torch.full((1, 8), -4.0), torch.zeros(1, 8), torch.arange(8.0)[None] * 3
-    rest = [torch.randn(s) for s in shapes[4:]]
-    tensors = [u, log_dt, log, turn, *rest, torch.randn(1, count)]
+    n, m = 8, 4
+    low = [0.3 * torch.randn(1, 2, n) for _ in range(2)]
+    poles = [
+        torch.full((1, 2), -4.0),
+        torch.zeros(1, 2, n),
+        3 * torch.arange(2.0 * n).view(1, 2, n),
+    ]
+    s4 = [torch.randn(1, 4096, 1, 2), *poles, *low, *torch.randn(4, 1, 2, n), torch.randn(1, 2)]
+    poles = [torch.full((1, n), -4.0), torch.zeros(1, n), 3 * torch.arange(1.0 * n)[None]]
+    maps = [*torch.randn(2, 1, n, m), *torch.randn(2, 1, m, n)]
+    s5 = [torch.randn(1, 4096, 1, m), *poles, *maps, torch.randn(1, m)]
+    return {"s4": ("sequential", s4), "s5": (None, s5)}
+
+
+@pytest.mark.parametrize("name", ["s4", "s5"])
+def test_rounding_stays_small_over_many_tokens(name: str, tmp_path: Path) -> None:
+    """The recurrent and the convolution form in float32, 4096 tokens, and all gradients."""
+    recurrent, tensors = s4_and_s5()[name]
     found = []
-    for form in (None, "convolution"):
-        module, _ = example("s5", tmp_path, form)
+    for form in (recurrent, "convolution"):
+        module, _ = example(name, tmp_path, form)
         given = [x.clone().requires_grad_() for x in tensors]
-        out, _ = module.s5(*given)
+        out, _ = getattr(module, name)(*given)
         found.append((out, *torch.autograd.grad(out.square().sum(), given)))
-    for recurrent, convolved in zip(*found, strict=True):
-        assert (recurrent - convolved).norm() < 1e-4 * recurrent.norm()
+    for one, other in zip(*found, strict=True):
+        assert (one - other).norm() < 1e-4 * one.norm()
