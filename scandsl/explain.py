@@ -22,7 +22,7 @@ from scandsl.kernels.cost import (
     setting,
 )
 from scandsl.kernels.decay_maps import only_decays
-from scandsl.kernels.memory import Memory, torch_memory
+from scandsl.kernels.memory import Memory, rows_memory, torch_memory
 from scandsl.kernels.schedule import Kernel, schedule
 from scandsl.kernels.step import step_program
 from scandsl.kernels.step_cost import TOKENS, step_costs
@@ -99,7 +99,7 @@ def lines(plan: Plan, source: Source | None = None) -> list[str]:
         return [*out, *_LOOP, *_step_lines(plan)]
     if not _in_kernels(plan):
         segments = _SEGMENTS if only_decays(plan.program) else ()
-        return [*out, *_ENTRIES, *segments, *_step_lines(plan)]
+        return [*out, *_ENTRIES, *segments, *_step_lines(plan), *_memory_lines(plan)]
     return [*out, *_kernel_lines(plan), *_memory_lines(plan)]
 
 
@@ -243,14 +243,15 @@ def _kernels(plan: Plan) -> Json:
 
 def memory(plan: Plan, size: int, tokens: int) -> Memory | None:
     """What chunks of tensor operations take, every free dimension of one size."""
-    if plan.form is not Form.CHUNK:
+    if plan.form not in (Form.CHUNK, Form.SCAN):
         return None
     recurrence, forward = real_chunks(plan.program)
-    if runs(forward):
+    if runs(forward) and any(c.form is not Form.SCAN for c in plan.program.components):
         return None
     backward = backward_program(forward, recurrence.inputs, recurrence.params).program
     sizes = setting(recurrence, size, ITEM).sizes
-    return torch_memory(forward, backward, sizes, tokens, plan.chunk)
+    count = rows_memory if runs(forward) else torch_memory
+    return count(forward, backward, sizes, tokens, plan.chunk)
 
 
 def _on_triton(plan: Plan) -> int | None:

@@ -30,6 +30,7 @@ def _arguments(recurrence: Any, request: Mapping[str, Any]) -> tuple[list[torch.
     lead = lead if lengths is None else (1, sum(lengths))
     heads = request.get("heads", 2)
     own = dict.fromkeys(recurrence.arguments[1::2], request.get("own", heads))
+    own |= dict.fromkeys(request.get("single", ()), 1)
     inputs = {x.name for x in recurrence.inputs}
     tensors = []
     for name in recurrence.arguments:

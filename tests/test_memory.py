@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +17,13 @@ from scandsl.plan import limits
 from tests.generated import ROOT
 
 TOKENS, SIZE = 65536, 32
+ENTRIES = """
+scan entries:
+    input d[K] in [-1, 0], w[V], k[K], v[V], q[K]
+    state S[K, V]
+    S = exp(d * w) * S + k * v
+    output o[V] = q @ S
+"""
 SCANS = (
     "examples/simple_gla.scan",
     "benchmarks/kimi_delta_attention_bounded.scan",
@@ -47,10 +56,13 @@ def beside_results(function: object, tensors: list[Tensor]) -> int:
     return most - sum(x.nbytes for x in (out, seed, *grads))
 
 
-@pytest.mark.parametrize("file", SCANS)
-def test_no_more_than_the_plan_states(file: str) -> None:
+@pytest.mark.parametrize("file", [*SCANS, "entries"])
+def test_no_more_than_the_plan_states(file: str, tmp_path: Path) -> None:
     """A state for every token would take 256 MiB, scores of all tokens 16 GiB."""
     path = ROOT / file
+    if file == "entries":
+        path = tmp_path / "entries.scan"
+        path.write_text(ENTRIES, encoding="utf-8")
     _, (made,) = plan(read_source(path), Options())
     recurrence = made.program.recurrence
     function = getattr(load(path), recurrence.name)
@@ -71,3 +83,6 @@ def test_chunks_and_pieces_are_those_of_the_module() -> None:
     chunks = module._chunks(1, TOKENS, 64, None)
     piece = module._pieces(chunks, 1, 128, torch.device("cpu"), reverse=False)[0]
     assert piece.per_row * 64 * 128 == limits.PIECE
+    module = load(ROOT / "examples" / "mamba.scan")
+    piece = module._pieces(chunks, 1, 128, torch.device("cpu"), reverse=False, square=False)[0]
+    assert piece.per_row * 64 * 128 == limits.ROWS_PIECE and module._ROWS == limits.ROWS

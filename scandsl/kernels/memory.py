@@ -8,26 +8,29 @@ of the sequence at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from scandsl.ir.nodes import (
     Const,
     Dims,
     Expand,
     Iota,
+    Kind,
+    Recur,
     Rename,
     Row,
     Scalar,
     Scores,
     Select,
     Size,
+    Value,
 )
 from scandsl.kernels.carry_map import sizes_of, with_carry_maps
 from scandsl.kernels.factors import gathered
 from scandsl.kernels.joint import joint
 from scandsl.kernels.program import COLUMN, INNER, ROW, ChunkProgram
-from scandsl.plan.limits import PIECE, torch_chunk
+from scandsl.plan.limits import PIECE, ROWS, ROWS_PIECE, torch_chunk
 
 WIDE = 4  # bytes of a number while it is computed with
 INSIDE = 16  # tiles of rows that the functions for vector decays hold
@@ -63,6 +66,47 @@ def torch_memory(
     piece = max(1, min(count, PIECE // (length * max(broad, length))))
     each = max(_of_a_chunk(p, sizes, length) for p in (forward, backward))
     return Memory(tokens, length, WIDE * kept, WIDE * piece * each)
+
+
+def rows_memory(
+    forward: ChunkProgram,
+    backward: ChunkProgram,
+    sizes: Mapping[str, int],
+    tokens: int,
+    chunk: int | None = None,
+) -> Memory:
+    """The same where all states run along the rows, entry by entry."""
+    length = chunk or ROWS
+    known = {ROW: length, **sizes}
+    count = -(-tokens // length)
+    kept = sum(_numbers(c.dims, c.kind, sizes) for c in forward.carries) * count
+    most = 0
+    for program in (forward, backward):
+        values = gathered(program).values
+        rows = [_volume(v.dims, known) for v in values if ROW in v.dims]
+        piece = ROWS_PIECE // max(rows, default=1)
+        piece = min(count, piece if piece >= 4 else 1)
+        runs = _runs(values, known) * (2 if piece > 1 else 1)  # once for what chunks leave of zero
+        plain = [v for v in values if not isinstance(v.op, (*_VIEWS, Recur))]
+        each = runs + sum(_numbers(v.dims, v.kind, known) for v in plain)
+        most = max(most, piece * each)
+    return Memory(tokens, length, WIDE * kept, WIDE * most)
+
+
+def _runs(values: Sequence[Value], known: Mapping[str, int]) -> int:
+    """Numbers in the rows of all recurrences, with the row that each starts from."""
+    longest: dict[Recur, int] = {}
+    for value in values:
+        if isinstance(value.op, Recur):
+            dims = tuple(dict.fromkeys((ROW, *value.dims)))
+            numbers = _numbers(dims, value.kind, {**known, ROW: known[ROW] + 1})
+            longest[replace(value.op, of="each")] = numbers
+    return sum(longest.values())
+
+
+def _numbers(dims: Dims, kind: Kind, sizes: Mapping[str, int]) -> int:
+    """Real numbers in a value."""
+    return _volume(dims, sizes) * (2 if kind is Kind.COMPLEX else 1)
 
 
 def _of_a_chunk(program: ChunkProgram, sizes: Mapping[str, int], length: int) -> int:

@@ -18,6 +18,12 @@ CHUNK_TILE = 128
 PIECE = 2**17
 """Numbers of a tile of all chunks that tensor operations on a CPU compute at once."""
 
+ROWS = 64
+"""Tokens in a chunk of tensor operations where recurrences run along the rows."""
+
+ROWS_PIECE = 2**18
+"""`PIECE` there, for the largest value of a row; fewer than four chunks are taken one by one."""
+
 
 def torch_chunk(state: int) -> int:
     """Tokens in a chunk of tensor operations, for states of so many numbers."""
