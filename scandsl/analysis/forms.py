@@ -313,6 +313,8 @@ def _class_fault(
     name = component.transition.value
     if component.transition is Transition.NONLINEAR:
         return Fault(component.reason, component.culprit)
+    if component.transition in (Transition.DENSE, Transition.DENSE_SCALED):
+        return _dense_fault(recurrence, component)
     later = f"{name}: the parallel form of this class is still to come"
     if len(component.states) != 1 or component.memories or component.reason:
         if component.reason:
@@ -348,6 +350,15 @@ def _named(recurrence: Recurrence, component: Component, reason: str) -> Fault:
     kept = [m.value for m in memories(recurrence) if m.name in component.memories]
     term = next(r for r in (*own, *kept) if r is not None)
     return Fault(f"{reason} (`{show(recurrence.values, term, inside=True)}`)", term)
+
+
+def _dense_fault(recurrence: Recurrence, component: Component) -> Fault:
+    """Why a matrix that differs from token to token goes through the loop, and where it does."""
+    found = system_of(recurrence, component)
+    culprit = found.culprit if isinstance(found, SystemFault) else component.culprit
+    text = "" if culprit is None else f" (`{show(recurrence.values, culprit)}`)"
+    reason = "a product of matrices for every token costs more than the loop over tokens"
+    return Fault(f"{component.transition.value}{text}: {reason}, which keeps its matrix", culprit)
 
 
 def _turn_fault(recurrence: Recurrence, component: Component) -> Fault | None:
