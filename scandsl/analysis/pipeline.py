@@ -53,7 +53,9 @@ def analyse(recurrence: Recurrence, wanted: str | None = None) -> Program:
     `wanted` asks for a form where a component has several ("convolution").
     """
     whole = _shared(expand_grads(recurrence))
-    return in_pairs(_in_blocks(_analysed(whole, wanted=wanted), whole))
+    program = _in_blocks(_analysed(whole, wanted=wanted), whole)
+    systems = any(stage.form is Form.INVARIANT for stage in program.stages)
+    return program if systems and wanted == Form.CONVOLUTION.value else in_pairs(program)
 
 
 def _analysed(recurrence: Recurrence, apart: bool = True, wanted: str | None = None) -> Program:
