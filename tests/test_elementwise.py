@@ -35,6 +35,40 @@ scan gates:
     output y[D] = s * n
 """
 
+# Rows are summed over a dimension of the state, so that the heads lie innermost.
+SUMMED = {
+    "results_without_heads": """
+scan results_without_heads:
+    input x[D], B[N], c
+    param A[D, N], C[D, N]
+    state h[D, N]
+    f = where(t % 3 == 0, 0.5, 1)
+    h = where(c > 1, 0, f * sigmoid(A)) * h + x * B
+    output y[D] = C @[N] h
+    output e = 2.0
+    output p = t + 1
+""",
+    "entries_of_static_dimensions": """
+scan entries_of_static_dimensions:
+    static R = 3
+    input x[R], a[R] in [-1, 1], q[K], b[K]
+    state h[R, K]
+    h = a * sigmoid(b) * h + x * b
+    u = h[0] + 2 * h[2]
+    output y = q @ u
+    output z[R] = q @[K] h
+""",
+    "matrices_beside": """
+scan matrices_beside:
+    input x[P], B[N], g
+    param W[Q, P], A[P, N], E[N, M]
+    state h[N, P]
+    h = exp(-softplus(g) * exp(A)) * h + x * B
+    output y[Q] = W @[P] (B @[N] h)
+    output z[P, M] = E @[N] h
+""",
+}
+
 
 def ran(function, tensors, seeds, **options):
     """Outputs, final state and gradients."""
@@ -90,6 +124,19 @@ def test_gates_that_are_zero_negative_and_reset(tmp_path: Path) -> None:
         dtypes=(torch.float64,),
     )
     assert run.ok, (run.failure, [v for v in run.verdicts if not v.ok])
+
+
+@pytest.mark.parametrize("name", SUMMED)
+def test_heads_innermost_agree_with_the_judge(name: str, tmp_path: Path) -> None:
+    module, recurrence = built(SUMMED[name], tmp_path, name)
+    own = {n: (1, 2, 4)[i % 3] for i, n in enumerate(recurrence.arguments)}
+    packed = Layout(lengths=(70, 0, 1, 130), heads=4, own_heads=own)
+    cases = (
+        Case("plain", Layout(batch=2, time=150, heads=3)),
+        Case("packed", packed, carried=True),
+    )
+    for run in runs(recurrence, module, cases, only=("torch",), dtypes=(torch.float64,)):
+        assert run.ok, (run.case, run.failure, [v for v in run.verdicts if not v.ok])
 
 
 def test_only_starts_of_chunks_are_kept(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scandsl.ir.nodes import Contract, Dim, Dims, Input, Load, Param, Ref, Value, operands
+from scandsl.ir.nodes import Contract, Dim, Dims, Expand, Input, Load, Param, Ref, Value, operands
 from scandsl.kernels.program import HEAD, POSITION, ChunkProgram
 
 
@@ -44,8 +44,18 @@ def with_heads(program: ChunkProgram, before: Dims) -> ChunkProgram:
         dims = tuple(sorted({*value.dims, *heads}, key=order.__getitem__))
         values.append(replace(value, dims=dims))
     same: dict[Ref, Ref] = {r: r for r in range(len(values))}
-    moved = program.rewritten(values, same)
-    return replace(moved, dims=tuple(by_name[d] for d in order))
+    for ref in dict.fromkeys(s.value for s in program.stores):  # results are there for each head
+        value = values[ref]
+        if HEAD not in value.dims:
+            dims = tuple(sorted({*value.dims, HEAD}, key=order.__getitem__))
+            values.append(replace(value, op=Expand(ref), dims=dims))
+            same[ref] = len(values) - 1
+    return replace(
+        program,
+        dims=tuple(by_name[d] for d in order),
+        values=tuple(values),
+        stores=tuple(replace(s, value=same[s.value]) for s in program.stores),
+    )
 
 
 def _differs(values: Sequence[Value], value: Value) -> bool:

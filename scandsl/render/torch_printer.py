@@ -432,7 +432,7 @@ class TorchPrinter:
                 axis = value.dims.index(dim) - len(value.dims)
                 rest_dims = tuple(d for d in value.dims if d != dim)
                 inner = self._tensor(self.operand(y, rest_dims), value.kind)
-                whole = self._tensor(self._text[x], value.kind)
+                whole = self._tensor(self.operand(x, value.dims), value.kind)
                 return self.call("_insert", whole.text, str(axis), str(index), inner.text)
             case Stack(xs, dim):
                 axis = value.dims.index(dim) - len(value.dims)
