@@ -23,7 +23,8 @@ SIZES = (3, 5, 2)
 CUT = {  # tokens in a chunk; none for steps that are not cut
     "gated_descent": 8, "cleared": None, "keys_of_slow_weights": 12, "two_periods": 8,
     "long_block": 50, "entry_by_entry": 8, "both_kinds": 16, "set_last": None, "too_short": None,
-    "nonlinear_inside": None,
+    "nonlinear_inside": None, "nested_every": 4, "every_local": 8, "every_uses_inputs": 8,
+    "ttt_mlp_batch": 4, "stop_through_block": 8, "complex_block": None,
 }  # fmt: skip
 
 
@@ -55,6 +56,7 @@ def test_what_comes_first_in_a_step_cuts_it(name: str) -> None:
     [
         ("set_last", "`F` is read before the `every` block that sets it"),
         ("too_short", "blocks start every 2 tokens"),
+        ("complex_block", "`x` is complex"),
         ("nonlinear_inside", "is the tanh of a value that depends on the state"),
     ],
 )

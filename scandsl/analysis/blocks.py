@@ -60,8 +60,9 @@ def split_blocks(recurrence: Recurrence) -> Split | Unsplit:
     for ref, value in enumerate(values):
         if isinstance(value.op, Lag | LagState):
             return Unsplit(f"`{show(values, ref)}` remembers earlier tokens", ref)
-        if value.kind is Kind.COMPLEX:
-            return Unsplit(f"`{show(values, ref)}` is complex", ref)
+    complex_ = complex_value(recurrence)
+    if complex_ is not None:
+        return Unsplit(*complex_)
     period = math.gcd(*(v.op.period for v in values if isinstance(v.op, Every)))
     tokens = max(d for d in range(1, min(period, MOST_TOKENS) + 1) if period % d == 0)
     if tokens < LEAST_TOKENS:
@@ -80,6 +81,18 @@ def split_blocks(recurrence: Recurrence) -> Split | Unsplit:
     if len(held) == len(states):
         return Unsplit("nothing changes between the starts of blocks")
     return Split(_between(recurrence, last, held), held, tuple(last.items()), tokens)
+
+
+def complex_value(recurrence: Recurrence) -> tuple[str, Ref] | None:
+    """What is complex in a step, states first, in words and as a value."""
+    for state in recurrence.states:
+        if state.kind is Kind.COMPLEX:
+            return f"`{state.name}` is complex", state.next
+    values = recurrence.values
+    for ref, value in enumerate(values):
+        if value.kind is Kind.COMPLEX:
+            return f"`{show(values, ref)}` is complex", ref
+    return None
 
 
 def _masked(recurrence: Recurrence) -> dict[Ref, str]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from scandsl.analysis.blocks import complex_value
 from scandsl.analysis.linear import Linear, NotAffine, looks_at
 from scandsl.analysis.program import Component, Coupled, Form, Program, Refusal
 from scandsl.analysis.show import show
 from scandsl.ir.builder import Builder
-from scandsl.ir.nodes import Kind, Lag, LagState, Prev, Recurrence, Ref, State
+from scandsl.ir.nodes import Lag, LagState, Prev, Recurrence, Ref, State
 
 MOST_STATES = 4
 """Composing two steps of p states takes p³ products for each entry."""
@@ -50,8 +51,9 @@ def _found(program: Program) -> tuple[tuple, tuple[Coupled, ...]] | _Fault:  # t
     for ref, value in enumerate(recurrence.values):
         if isinstance(value.op, Lag | LagState):
             return _Fault(f"`{show(recurrence.values, ref)}` remembers earlier tokens", ref)
-        if value.kind is Kind.COMPLEX:
-            return _Fault(f"`{show(recurrence.values, ref)}` is complex", ref)
+    complex_ = complex_value(recurrence)
+    if complex_ is not None:
+        return _Fault(*complex_)
     builder = Builder(recurrence.dims, recurrence.values)
     coupled = []
     for component in program.components:
