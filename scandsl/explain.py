@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from scandsl.analysis.forms import is_fold
 from scandsl.analysis.program import Form, Stage
 from scandsl.analysis.report import Json, describe, report
 from scandsl.analysis.show import show
@@ -26,6 +27,7 @@ from scandsl.kernels.memory import Memory, rows_memory, torch_memory
 from scandsl.kernels.schedule import Kernel, schedule
 from scandsl.kernels.step import step_program
 from scandsl.kernels.step_cost import TOKENS, step_costs
+from scandsl.kernels.tangents import without_tangents
 from scandsl.plan import Plan
 from scandsl.render.lowering import lower
 from scandsl.render.sequential_triton import step_of
@@ -91,11 +93,12 @@ def lines(plan: Plan, source: Source | None = None) -> list[str]:
     if plan.form is Form.CHAIN:
         for number, stage in enumerate(_stages(plan), 1):
             out += ["", *_stage_lines(plan, stage, number)]
-        return [*out, *(("", *_LOOP, *_step_lines(plan)) if _over_time(plan) else ())]
-    own = {Form.BLOCKS: _BLOCKS, Form.SCAN: _PAIRS}
+        loop = _ENTRIES if {Form.CHUNK, Form.SCAN} & {s.form for s in _stages(plan)} else _LOOP
+        return [*out, *(("", *loop, *_step_lines(plan)) if _over_time(plan) else ())]
+    own = {Form.BLOCKS: _BLOCKS, **({} if _folds(plan) else {Form.SCAN: _PAIRS})}
     if plan.form in own:
         return [*out, *own[plan.form], *_step_lines(plan)]
-    if plan.form is not Form.CHUNK:
+    if plan.form not in (Form.CHUNK, Form.SCAN):
         return [*out, *_LOOP, *_step_lines(plan)]
     if not _in_kernels(plan):
         segments = _SEGMENTS if only_decays(plan.program) else ()
@@ -128,7 +131,7 @@ def _stage(plan: Plan, stage: Stage) -> Json:
     recurrence = stage.program.recurrence
     dims = {o.name: list(o.dims) for o in recurrence.outputs}
     part = _part(plan, stage)
-    kernels = _steps(part) if stage.form in (Form.SEQUENTIAL, Form.SCAN) else None
+    kernels = _steps(part) if _runs_over_time(plan, stage) else None
     return {
         "form": stage.form.value,
         "states": [s.name for s in recurrence.states],
@@ -139,6 +142,17 @@ def _stage(plan: Plan, stage: Stage) -> Json:
         "runs": _RUNS[stage.form],
         "kernels": _kernels(part) if _in_kernels(part) else kernels,
     }
+
+
+def _folds(plan: Plan) -> bool:
+    """Whether some state is affine in another algebra."""
+    return any(map(is_fold, plan.program.components))
+
+
+def _runs_over_time(plan: Plan, stage: Stage) -> bool:
+    """Whether a stage has kernels over time of its own."""
+    loops = stage.form is Form.SEQUENTIAL or stage.form is Form.SCAN
+    return loops and not _over_time(plan)
 
 
 _RUNS = {
@@ -166,7 +180,7 @@ def _stage_lines(plan: Plan, stage: Stage, number: int) -> list[str]:
     part = _part(plan, stage)
     if _in_kernels(part):
         out += _kernel_lines(part)
-    elif stage.form in (Form.SEQUENTIAL, Form.SCAN):
+    elif _runs_over_time(plan, stage):
         out += _step_lines(part)
     return out
 
@@ -249,6 +263,7 @@ def memory(plan: Plan, size: int, tokens: int) -> Memory | None:
     if runs(forward) and any(c.form is not Form.SCAN for c in plan.program.components):
         return None
     backward = backward_program(forward, recurrence.inputs, recurrence.params).program
+    forward = without_tangents(forward)
     sizes = setting(recurrence, size, ITEM).sizes
     count = rows_memory if runs(forward) else torch_memory
     return count(forward, backward, sizes, tokens, plan.chunk)
@@ -299,9 +314,12 @@ def _over_time(plan: Plan) -> bool:
     A chain without a stage that carries something on chip has them too.
     """
     parts = [_part(plan, stage) for stage in _stages(plan)]
+    if any(_in_kernels(p) for p in parts):
+        return False
     if parts:
-        over_time = (Form.SEQUENTIAL, Form.SCAN)
-        return not any(p.form in over_time or _in_kernels(p) for p in parts)
+        forms = {p.form for p in parts}
+        over_time = any(_folds(p) for p in parts)
+        return over_time or forms.isdisjoint((Form.SEQUENTIAL, Form.SCAN))
     return plan.form is Form.SEQUENTIAL or not _in_kernels(plan)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from scandsl.analysis.program import Decay, Probe, Program, Read, Update, Write
+from scandsl.analysis.program import Decay, Fold, Probe, Program, Read, Update, Write
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Kind, Lag, Prev, Recurrence, Ref, operands
 from scandsl.ir.rewrite import with_operands
@@ -69,6 +69,8 @@ class Replay:
         if ref in self.results:
             return self._result(*self.results[ref])
         match value.op:
+            case Prev(state) if any(isinstance(e, Fold) for e in self.events.get(state, ())):
+                return self.b.emit(value.op, value.dims, value.kind)
             case Prev(state):
                 assert state not in self.events, f"looks at {state} past the events"
                 return self.b.emit(value.op, value.dims, value.kind)
@@ -119,6 +121,8 @@ class Replay:
                 return b.add(before, build(x))
             case Write(_, key, x):
                 return b.add(before, b.mul(build(key), build(x)))
+            case Fold(_, shift, term, algebra):
+                return b.binary(algebra, b.add(before, build(shift)), build(term))
         return before
 
 

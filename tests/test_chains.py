@@ -34,7 +34,7 @@ STAGES = {
     "convolved": "map convolution chunk",
     "twice_convolved": "map convolution convolution chunk",
     "preconditioned": "sequential chunk",
-    "stabilised": "convolution sequential chunk",
+    "stabilised": "convolution scan chunk",
     "sandwich": "chunk convolution chunk sequential",
     "flagged": "invariant sequential chunk",
     "turning": "convolution scan chunk",
@@ -49,7 +49,7 @@ STAGES = {
 EXAMPLES = {
     "conv_gated_delta_rule": "convolution chunk",
     "h3": "convolution scan",
-    "mlstm": "sequential chunk",
+    "mlstm": "scan chunk",
     "rational_transfer_function": "convolution invariant",
     "short_convolution": "convolution",
 }

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from scandsl.analysis.cut import NEVER, cheapest
 from scandsl.analysis.extract import Piece, extracted, taken
-from scandsl.analysis.forms import CHUNKS
+from scandsl.analysis.forms import CHUNKS, is_fold
 from scandsl.analysis.graph import Graph, dependency_graph, strongly_connected
 from scandsl.analysis.invariant import Linear, System, system_of
 from scandsl.analysis.program import (
@@ -44,7 +44,7 @@ from scandsl.ir.nodes import (
 )
 
 _OPEN = 64  # what a dimension of unknown size counts for
-_ORDER = (Form.CONVOLUTION, Form.INVARIANT, Form.SEQUENTIAL, Form.SCAN, Form.CHUNK)
+_ORDER = (Form.CONVOLUTION, Form.INVARIANT, Form.SCAN, Form.SEQUENTIAL, Form.CHUNK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ class _Unit:
     needs: int
     form: Form
     components: tuple[int, ...]
+    folds: bool = False  # a state of another algebra, which no other of its stage looks at
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,10 @@ class _Cutter:
         self.systems = self._systems(plan)
         if [form for form, _ in plan] == [Form.SEQUENTIAL]:
             return _Fault(self.program.reason)
+        real = not any(v.kind is Kind.COMPLEX for v in self.values)
+        if real and [form for form, _ in plan] == [Form.SCAN]:
+            reason = "every component is carried out entry by entry"
+            return replace(self.program, form=Form.SCAN, reason=reason)
         self.level = self._levels(plan)
         pieces = self._pieces(plan)
         if isinstance(pieces, _Fault):
@@ -197,7 +202,8 @@ class _Cutter:
             component = next((place[names[i]] for i in nodes if names[i] in place), None)
             needs = self._needs(nodes, component) & ~mask
             own = () if component is None else (component,)
-            units.append(_Unit(mask, needs, self._form(nodes, component), own))
+            folds = component is not None and is_fold(self.program.components[component])
+            units.append(_Unit(mask, needs, self._form(nodes, component), own, folds))
         return _joined(units)
 
     def _needs(self, nodes: Sequence[int], component: int | None) -> int:
@@ -211,10 +217,10 @@ class _Cutter:
 
     def _form(self, nodes: Sequence[int], component: int | None) -> Form:
         if component is not None:
-            form = self.program.components[component].form
-            if form is Form.CONVOLUTION:
+            found = self.program.components[component]
+            if found.form is Form.CONVOLUTION:
                 return Form.INVARIANT
-            return Form.CHUNK if form in self.matrices else form
+            return Form.CHUNK if found.form in self.matrices and not is_fold(found) else found.form
         memory = self.memories[nodes[0] - len(self.recurrence.states)]
         smooth = memory.kind in (Kind.REAL, Kind.COMPLEX)
         return Form.CONVOLUTION if smooth else Form.SEQUENTIAL
@@ -479,18 +485,22 @@ def _mapped(plan: Sequence[tuple[Form, int]]) -> list[tuple[Form, int]]:
 
 
 def _ready(units: Sequence[_Unit], done: int, form: Form) -> int:
-    """The nodes of a form that can go into one stage; lags wait for what they look back at."""
-    found = 0
+    """The nodes of a form that can go into one stage.
+
+    Lags and folds wait for what they look at, and what looks at a fold waits for it.
+    """
+    found, seen = 0, done
     while True:
-        known = done if form is Form.CONVOLUTION else done | found
-        ready = [
-            u.mask
+        more = [
+            u
             for u in units
-            if u.form is form and not u.mask & (done | found) and not u.needs & ~known
+            if u.form is form and not u.mask & (done | found)
+            if not u.needs & ~(done if u.folds or form is Form.CONVOLUTION else seen)
         ]
         if form is Form.INVARIANT:  # each system by itself: their matrices stay small
-            return ready[0] if ready else 0
-        more = sum(ready)
+            return more[0].mask if more else 0
         if not more:
             return found
-        found |= more
+        for unit in more:
+            found |= unit.mask
+            seen |= 0 if unit.folds else unit.mask

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from scandsl.analysis.factor import Separator
 from scandsl.analysis.linear import Form, Linear, NotAffine, Term, looks_at
-from scandsl.analysis.program import Decay, Event, Probe, Read, Update, Write
+from scandsl.analysis.program import Decay, Event, Fold, Probe, Read, Update, Write
 from scandsl.analysis.rewrite import Copier
 from scandsl.ir.nodes import (
     Binary,
@@ -364,3 +364,5 @@ def moved(event: Event, new: dict[Ref, Ref]) -> Event:
             return replace(event, b=at(b), x=new[x])
         case Read(_, q, _, result):
             return replace(event, q=at(q), result=new[result])
+        case Fold(_, shift, term):
+            return replace(event, shift=new[shift], term=new[term])

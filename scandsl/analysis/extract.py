@@ -15,6 +15,7 @@ from scandsl.analysis.program import (
     Component,
     Decay,
     Event,
+    Fold,
     Form,
     Probe,
     Program,
@@ -76,6 +77,8 @@ def taken(events: Sequence[Event]) -> tuple[Ref, ...]:
                 found += [b, x]
             case Read(_, q):
                 found.append(q)
+            case Fold(_, shift, term):
+                found += [shift, term]
     return tuple(r for r in found if r is not None)
 
 
@@ -139,11 +142,12 @@ class _Extraction:
         chunk = self.piece.form in (Form.CHUNK, Form.SCAN)
         scalars = [s.default for s in self.old.scalars]
         nexts = [] if self.piece.form is Form.CHUNK else [s.next for s in self.piece.states]
-        events = [r for c in self.components for r in taken(c.events)] if chunk else []
+        told = self.components if chunk else []
+        events = [r for c in told for r in taken(c.events)]
         outputs = [*self.piece.passed, *(o.value for o in self.piece.outputs)]
         self._copy([*scalars, *nexts, *events, *outputs, *self._lags()])
         recurrence = self._recurrence()
-        components = tuple(self._component(c) for c in self.components) if chunk else ()
+        components = tuple(self._component(c) for c in told)
         kept = memories(recurrence)
         place = {self.new[m.value]: m.name for m in self.piece.memories if m.value is not None}
         followed = {m.state: m.name for m in self.piece.memories}

@@ -17,6 +17,7 @@ from scandsl.analysis.program import (
     Component,
     Decay,
     Event,
+    Fold,
     Form,
     Probe,
     Program,
@@ -38,9 +39,9 @@ _CHUNKED = (
 _ENTRIES = (*_SCALAR, Transition.KEY, Transition.VALUE, Transition.BOTH, Transition.ELEMENTWISE,
     Transition.ROTATION, Transition.SHIFT,
 )  # fmt: skip
-_LATER = (Transition.MAX_PLUS, Transition.LOG_SUM_EXP)
 CHUNKS = (Form.CHUNK, Form.SCAN)
-"""The forms of components that a stage of chunks carries out."""
+"""The forms of components that a stage of chunks carries out, folds aside."""
+_SUMS = {"max": "(max, +)", "min": "(min, +)", "logaddexp": "(log-sum-exp, +)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +86,15 @@ def choose(
 def _chosen(
     recurrence: Recurrence, component: Component, fault: Fault | None, ranges: Sequence[Range]
 ) -> Component:
-    name = component.transition.value
     if fault is None:
         reason = f"affine with {_decay_words(component)}: tokens in chunks, by matrix products"
         reason += _numeric_words(component, ranges)
         return replace(component, form=Form.CHUNK, reason=reason)
     refused = [Refusal(Form.CHUNK, fault.reason, fault.culprit)]
+    if is_fold(component):
+        return _by_folds(component)
     if _only_entries(recurrence, component):
         return _by_entries(component, refused)
-    later = f"the parallel form for “{name}” is still to come"
-    if component.transition in _LATER:
-        refused.append(Refusal(Form.SCAN, later))
     return replace(
         component,
         form=Form.SEQUENTIAL,
@@ -176,6 +175,21 @@ def _by_entries(component: Component, refused: Sequence[Refusal]) -> Component:
     reason += "tokens in chunks, their decays multiplied and added up row by row"
     events = tuple(replace(e, log=None) if isinstance(e, Decay) else e for e in component.events)
     return replace(component, form=Form.SCAN, reason=reason, events=events, refused=tuple(refused))
+
+
+def is_fold(component: Component) -> bool:
+    """Whether a component is one state that is affine in another algebra."""
+    return any(isinstance(e, Fold) for e in component.events)
+
+
+def _by_folds(component: Component) -> Component:
+    """The component in chunks; no matrix products serve where the sum is a maximum."""
+    (event,) = component.events
+    assert isinstance(event, Fold)
+    reason = f"affine in {_SUMS[event.algebra]}, each entry by itself: tokens in chunks, row by row"
+    reason += "; against time a linear scan with the slopes of the steps"
+    why = f"there are no matrix products in {_SUMS[event.algebra]}"
+    return replace(component, form=Form.SCAN, reason=reason, refused=(Refusal(Form.CHUNK, why),))
 
 
 def _only_entries(recurrence: Recurrence, component: Component) -> bool:
@@ -403,6 +417,8 @@ def _weight(event: Event) -> Ref:
             return x
         case Read(_, _, _, result):
             return result
+        case Fold(_, shift):
+            return shift
 
 
 def _event_fault(  # noqa: C901 - one rule per event
@@ -482,6 +498,8 @@ def event_operands(event: Event) -> tuple[Ref, ...]:
             found = (b, x)
         case Read(_, q):
             found = (q,)
+        case Fold(_, shift, term):
+            found = (shift, term)
     return tuple(r for r in found if r is not None)
 
 
@@ -490,6 +508,9 @@ def event_operands(event: Event) -> tuple[Ref, ...]:
 
 def _program_fault(recurrence: Recurrence, components: Sequence[Component]) -> Fault | None:
     for component in components:
+        if is_fold(component):
+            (name,) = component.states
+            return Fault(f"`{name}` is found before what looks at it")
         if component.form not in CHUNKS:
             names = ", ".join(component.states or component.memories)
             reason = f"component {names} is sequential ({component.reason})"

@@ -30,7 +30,8 @@ from scandsl.analysis.program import (
     Update,
 )
 from scandsl.analysis.rewrite import Copier, prune
-from scandsl.analysis.structure import Finding, affine_class, group_class
+from scandsl.analysis.semiring import fold
+from scandsl.analysis.structure import Finding, affine_class, fold_class, group_class
 from scandsl.analysis.turn import Polars
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Dims, Every, Recurrence, Ref
@@ -68,6 +69,7 @@ def _analysed(recurrence: Recurrence, apart: bool = True, wanted: str | None = N
         recurrence, new, draft = _normalised(recurrence, group, drafts)
         drafts = [_moved(d, new) for d in drafts] + [draft]
     recurrence, drafts = _with_logs(recurrence, drafts)
+    recurrence, drafts = _with_folds(recurrence, drafts)
     components = _components(recurrence, drafts)
     if apart:
         found = separated(_pruned(choose(recurrence, components, True, wanted)))
@@ -150,6 +152,23 @@ def _with_logs(recurrence: Recurrence, drafts: list[_Draft]) -> tuple[Recurrence
         return replace(event, factor=found.modulus, log=found.log, dims=dims, angle=found.angle)
 
     out = [replace(draft, events=tuple(known(e) for e in draft.events)) for draft in drafts]
+    return replace(recurrence, values=tuple(builder.values)), out
+
+
+def _with_folds(recurrence: Recurrence, drafts: list[_Draft]) -> tuple[Recurrence, list[_Draft]]:
+    """Add how states move that are affine in another algebra."""
+    groups = dependency_graph(recurrence).groups
+    states = {s.name: s for s in recurrence.states}
+    builder = Builder(recurrence.dims, recurrence.values)
+    out = []
+    for draft, group in zip(drafts, groups, strict=True):
+        found = None
+        if draft.finding is None and len(group.states) == 1 and not group.memories:
+            found = fold(builder, recurrence, states[group.states[0]])
+        whole = replace(recurrence, values=tuple(builder.values))
+        if found is not None:
+            draft = replace(draft, finding=fold_class(whole, found), events=(found,))
+        out.append(draft)
     return replace(recurrence, values=tuple(builder.values)), out
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
-from scandsl.ir.nodes import Dims, Recurrence, Ref
+from scandsl.ir.nodes import Dims, Recurrence, Ref, SumFn
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,21 @@ class Read:
     result: Ref
 
 
-Event: TypeAlias = Decay | Probe | Update | Write | Read
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """`S ← max(S + shift, term)`, or with the `min` or `logaddexp` of the algebra.
+
+    The whole step of a state that is affine in another algebra.  Values look at such a state as
+    they are written: its reads are no events.
+    """
+
+    state: str
+    shift: Ref
+    term: Ref
+    algebra: SumFn
+
+
+Event: TypeAlias = Decay | Probe | Update | Write | Read | Fold
 
 
 class Transition(Enum):

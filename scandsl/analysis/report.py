@@ -14,6 +14,7 @@ from scandsl.analysis.program import (
     Component,
     Decay,
     Event,
+    Fold,
     Form,
     Probe,
     Program,
@@ -24,7 +25,7 @@ from scandsl.analysis.program import (
 )
 from scandsl.analysis.show import show
 from scandsl.diagnostics import Source, Span, line_and_column
-from scandsl.ir.nodes import Recurrence, Ref, Value, memories, operands
+from scandsl.ir.nodes import Const, Recurrence, Ref, Value, memories, operands
 
 Json = dict[str, object]
 
@@ -119,6 +120,11 @@ def event_data(values: Sequence[Value], event: Event) -> Json:
                 "event": "read", "state": state, "query": text(q), "over": list(over),
                 "result": text(result),
             }  # fmt: skip
+        case Fold(state, shift, term, algebra):
+            return {
+                "event": "fold", "state": state, "algebra": algebra, "shift": text(shift),
+                "term": text(term),
+            }  # fmt: skip
         case unreachable:
             assert_never(unreachable)
 
@@ -151,8 +157,15 @@ def event_text(values: Sequence[Value], event: Event) -> str:
         case Read(state, q, over, _):
             assert q is not None
             return f"read    r = {factor(q)} @[{', '.join(over)}] {state}"
+        case Fold(state, shift, term, algebra):
+            moved = state if _is_zero(values, shift) else f"{state} + {factor(shift)}"
+            return f"fold    {state} ← {algebra}({moved}, {text(term)})"
         case unreachable:
             assert_never(unreachable)
+
+
+def _is_zero(values: Sequence[Value], ref: Ref) -> bool:
+    return values[ref].op == Const(0.0)
 
 
 def describe(program: Program, source: Source | None = None) -> list[str]:

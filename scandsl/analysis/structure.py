@@ -6,14 +6,13 @@ Looks at dimensions, kinds and variation in time only, never at names or whole f
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from scandsl.analysis.events import Normal
 from scandsl.analysis.factor import Separator
 from scandsl.analysis.graph import Group
 from scandsl.analysis.linear import Linear, NotAffine, Term, looks_at
-from scandsl.analysis.program import Decay, Probe, Transition, Update
+from scandsl.analysis.program import Decay, Fold, Probe, Transition, Update
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import (
     Binary,
@@ -157,13 +156,6 @@ def _separable(normal: Normal, decays: list[Decay]) -> bool:
 def group_class(recurrence: Recurrence, group: Group) -> Finding:
     """The class of a group for which no events were found."""
     states = [s for s in recurrence.states if s.name in group.states]
-    if len(states) == 1 and not group.memories:
-        for fn, kind in (
-            ("max", Transition.MAX_PLUS), ("min", Transition.MAX_PLUS),
-            ("logaddexp", Transition.LOG_SUM_EXP),
-        ):  # fmt: skip
-            if _tropical(recurrence, states[0], fn):
-                return Finding(kind, False)
     try:
         return _block(recurrence, group, states)
     except NotAffine as nonlinear:
@@ -225,35 +217,11 @@ def _linear(recurrence: Recurrence, atoms: list[Ref]) -> Linear:
     return linear
 
 
-def _tropical(recurrence: Recurrence, state: State, fn: str) -> bool:
-    """Whether the new state is affine with `fn` as the sum and + as the product."""
-    values = recurrence.values
-    looks = _looker(recurrence, {state.name})
-
-    def affine(ref: Ref) -> bool:
-        if not looks(ref):
-            return True
-        match values[ref].op:
-            case Prev():
-                return True
-            case Binary(found, a, b) if found == fn:
-                return affine(a) and affine(b)
-            case Binary("add", a, b):
-                return (affine(a) and not looks(b)) or (affine(b) and not looks(a))
-            case Binary("sub", a, b):
-                return affine(a) and not looks(b)
-            case Where(c, a, b):
-                return not looks(c) and affine(a) and affine(b)
-            case _:
-                return False
-
-    return affine(state.next)
-
-
-def _looker(recurrence: Recurrence, names: set[str]) -> Callable[[Ref], bool]:
-    values = recurrence.values
-    roots = [r for r, v in enumerate(values) if isinstance(v.op, Prev) and v.op.state in names]
-    return looks_at(values, dict.fromkeys(roots, True))
+def fold_class(recurrence: Recurrence, fold: Fold) -> Finding:
+    """The class of a state that is affine in another algebra."""
+    soft = fold.algebra == "logaddexp"
+    invariant = not recurrence.values[fold.shift].varies
+    return Finding(Transition.LOG_SUM_EXP if soft else Transition.MAX_PLUS, invariant)
 
 
 def _held(recurrence: Recurrence, states: list[State]) -> list[Ref]:

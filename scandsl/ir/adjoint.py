@@ -60,6 +60,7 @@ from scandsl.ir.nodes import (
     Spread,
     Stack,
     StopGrad,
+    Tangent,
     Time,
     Unary,
     Value,
@@ -116,14 +117,21 @@ def vjp(
     return out
 
 
-def _runs(values: Sequence[Value], stop: int) -> dict[Ref, Recur]:
+def _runs(values: Sequence[Value], stop: int) -> dict[Ref, Recur | Tangent]:
     """Recurrences by the first of the values that are made of each."""
-    found: dict[Recur, Ref] = {}
+    found: dict[Recur | Tangent, Ref] = {}
     for ref in range(stop):
         op = values[ref].op
-        if isinstance(op, Recur):
-            found.setdefault(replace(op, of="each"), ref)
+        if isinstance(op, Recur | Tangent):
+            found.setdefault(_whole(op), ref)
     return {ref: op for op, ref in found.items()}
+
+
+def _whole(op: Recur | Tangent) -> Recur | Tangent:
+    """What all values of one recurrence have in common."""
+    if isinstance(op, Tangent):
+        return replace(op, x=op.start, of="each")
+    return replace(op, of="each")
 
 
 def _followed(value: Value) -> tuple[Ref, ...]:
@@ -140,8 +148,12 @@ def _depends_on(values: Sequence[Value], wrt: Sequence[Ref], stop: int) -> list[
     active = [False] * stop
     for ref in range(stop):
         value = values[ref]
-        if value.kind in (Kind.REAL, Kind.COMPLEX) and not isinstance(value.op, StopGrad):
-            active[ref] = ref in chosen or any(active[r] for r in _followed(value) if r < ref)
+        if value.kind not in (Kind.REAL, Kind.COMPLEX):
+            continue
+        if ref in chosen:
+            active[ref] = True
+        elif not isinstance(value.op, StopGrad):
+            active[ref] = any(active[r] for r in _followed(value) if r < ref)
     return active
 
 
@@ -172,7 +184,7 @@ class _Push:
     def __init__(self, builder: Builder, guarded: frozenset[Ref]) -> None:
         self.b = builder
         self.guarded = guarded
-        self.runs: dict[Recur, dict[str, Ref]] = {}
+        self.runs: dict[Recur | Tangent, dict[str, Ref]] = {}
 
     # ------------------------------------------------------------ helpers
 
@@ -239,8 +251,8 @@ class _Push:
                 return [(x, b.select(g, dim, i)) for i, x in enumerate(xs)]
             case Expand(x):
                 return ((x, g),)
-            case Recur():  # what was found for all values of one, `recurrence` takes together
-                self.runs.setdefault(replace(value.op, of="each"), {})[value.op.of] = g
+            case Recur() | Tangent():  # those of all values of one, `recurrence` takes together
+                self.runs.setdefault(_whole(value.op), {})[value.op.of] = g
                 return ()
             case CumSum(x, dim, reverse, exclusive):
                 return ((x, b.cumsum(g, dim, not reverse, exclusive)),)
@@ -430,13 +442,13 @@ class _Push:
             case unreachable:
                 assert_never(unreachable)
 
-    def recurrence(self, ref: Ref, op: Recur) -> Sequence[Contribution]:
+    def recurrence(self, ref: Ref, op: Recur | Tangent) -> Sequence[Contribution]:
         """Shares of the cotangents of all values of a recurrence: it runs back once for all."""
         found = self.runs.get(op)
         if not found:
             return ()
-        if op.adjoint:
-            raise InternalError("an adjoint is not differentiated again")
+        if isinstance(op, Recur) and (op.adjoint or op.algebra != "linear"):
+            raise InternalError("this recurrence is not differentiated")
         b = self.b
         zero = b.const(0.0, b.kind_of(op.start))
         a, rows, row = self.conj(op.a), op.rows, op.row
@@ -444,6 +456,8 @@ class _Push:
         each, after = found.get("each", zero), found.get("before")
         run = b.recur(a, each, end, rows, row, "each", True, after)
         back = b.recur(a, each, end, rows, row, "end", True, after)
+        if isinstance(op, Tangent):
+            return ((op.b, run), (op.start, back))
         before = self.conj(b.recur(op.a, op.b, op.start, rows, row, "before"))
         if ref in self.guarded:
             slope = self.times(ref, run, before)

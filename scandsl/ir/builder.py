@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 from scandsl.diagnostics import Span
 from scandsl.ir.nodes import (
     NO_SPAN,
+    Algebra,
     Binary,
     BinaryFn,
     Cast,
@@ -34,6 +34,7 @@ from scandsl.ir.nodes import (
     MakeComplex,
     Normalize,
     NormalizeFn,
+    Of,
     Op,
     Param,
     Prev,
@@ -52,6 +53,7 @@ from scandsl.ir.nodes import (
     Spread,
     Stack,
     StopGrad,
+    Tangent,
     Time,
     Unary,
     UnaryFn,
@@ -431,16 +433,24 @@ class Builder:
         start: Ref,
         rows: Ref,
         row: str,
-        of: Literal["each", "before", "end"] = "each",
+        of: Of = "each",
         adjoint: bool = False,
         after: Ref | None = None,
+        algebra: Algebra = "linear",
     ) -> Ref:
         """An elementwise recurrence along `row`, or its adjoint."""
         kind = self.kind_of(start)
-        op = Recur(self.cast(a, kind), self.cast(b, kind), start, rows, row, of, adjoint, after)
+        a, b = self.cast(a, kind), self.cast(b, kind)
+        op = Recur(a, b, start, rows, row, of, adjoint, after, algebra)
         given = (op.a, op.b, start) if after is None else (op.a, op.b, start, after)
         dims = {d for x in given for d in self.dims_of(x)} - {row}
         return self.emit(op, dims if of == "end" else {row, *dims}, kind)
+
+    def tangent(
+        self, x: Ref, a: Ref, b: Ref, start: Ref, rows: Ref, row: str, of: Of = "each"
+    ) -> Ref:
+        """`x` with the derivative of a recurrence with the factors `a` and the terms `b`."""
+        return self.emit(Tangent(x, a, b, start, rows, row, of), self.dims_of(x), self.kind_of(x))
 
     def infinity(self, negative: bool = False) -> Ref:
         """±∞."""

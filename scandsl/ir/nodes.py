@@ -410,9 +410,17 @@ class Spread:
     block: int = 0
 
 
+SumFn: TypeAlias = Literal["max", "min", "logaddexp"]
+Algebra: TypeAlias = Literal["linear"] | SumFn
+Of: TypeAlias = Literal["each", "before", "end"]
+
+
 @dataclass(frozen=True, slots=True)
 class Recur:
     """An elementwise recurrence along `row`, from `start`:  s_i = a_i s_{i-1} + b_i.
+
+    In another algebra it is  s_i = max(a_i + s_{i-1}, b_i),  or `min`, or `logaddexp`; then it is
+    not differentiated, and has no adjoint (see `Tangent`).
 
     `of` tells which value is meant: "each" s_i, what each row is handed "before" it, or what is
     left at the "end", which has no row.  An `adjoint` runs from the last row to the first and adds
@@ -425,9 +433,28 @@ class Recur:
     start: Ref
     rows: Ref
     row: str
-    of: Literal["each", "before", "end"] = "each"
+    of: Of = "each"
     adjoint: bool = False
     after: Ref | None = None
+    algebra: Algebra = "linear"
+
+
+@dataclass(frozen=True, slots=True)
+class Tangent:
+    """The value `x`, with the derivative of `Recur(a, b, start, ...)`, in which `a` is constant.
+
+    So a recurrence of any kind  s_i = f_i(s_{i-1})  is differentiated: `x` is what is known of it,
+    `a` the slope of `f_i` at the s_{i-1} that is known, and `b` is `f_i` itself, in which the
+    known s_{i-1} counts as constant.
+    """
+
+    x: Ref
+    a: Ref
+    b: Ref
+    start: Ref
+    rows: Ref
+    row: str
+    of: Of = "each"
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,7 +476,7 @@ Op: TypeAlias = (
     | Unary | Binary | Cast | Clamp | Where | MakeComplex | StopGrad
     | Contract | Reduce | Normalize | Rename | Select | Insert | Stack | Expand
     | Lag | LagState | Grad | CumSum | Segment | SegmentAdjoint | Inverse
-    | Scores | ScoresAdjoint | Spread | CumProd | SegmentProduct | Recur | Row | Load
+    | Scores | ScoresAdjoint | Spread | CumProd | SegmentProduct | Recur | Tangent | Row | Load
 )  # fmt: skip
 
 
@@ -607,6 +634,8 @@ def operands(op: Op) -> tuple[Ref, ...]:  # noqa: C901 - one case per shape
             return (q, k, a, g)
         case Recur(a, b, start, rows, after=after):
             return (a, b, start, rows) if after is None else (a, b, start, rows, after)
+        case Tangent(x, a, b, start, rows):
+            return (x, a, b, start, rows)
         case Grad(e, wrt):
             return (e, wrt)
         case _:

@@ -51,6 +51,7 @@ from scandsl.ir.nodes import (
     Spread,
     Stack,
     StopGrad,
+    Tangent,
     Tensor,
     Time,
     Unary,
@@ -146,10 +147,14 @@ def print_op(op: Op) -> str:  # noqa: C901 - one line per operation
         case Spread(m, x, a, row, column, over, factors, block):
             head = f"spread[{row}, {column}; {over}]{_factors(factors)}{_block(block)}"
             return f"{head} {_ref(m)} {_ref(x)} {_ref(a)}"
-        case Recur(a, b, start, rows, row, of, adjoint, after):
+        case Recur(a, b, start, rows, row, of, adjoint, after, algebra):
             head = f"{'adjoint ' if adjoint else ''}recurrence[{row}] {of}"
+            head += "" if algebra == "linear" else f" of {algebra}"
             rest = "" if after is None else f" {_ref(after)}"
             return f"{head} {_ref(a)} {_ref(b)} {_ref(start)} {_ref(rows)}{rest}"
+        case Tangent(x, a, b, start, rows, row, of):
+            head = f"tangent[{row}] {of} {_ref(x)}"
+            return f"{head} {_ref(a)} {_ref(b)} {_ref(start)} {_ref(rows)}"
         case Inverse(x, row, column):
             return f"inverse[{row}, {column}] {_ref(x)}"
         case SegmentProduct(x, row, column, _, exclusive):

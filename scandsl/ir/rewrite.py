@@ -33,6 +33,7 @@ from scandsl.ir.nodes import (
     Spread,
     Stack,
     StopGrad,
+    Tangent,
     Unary,
     Where,
 )
@@ -84,6 +85,9 @@ def with_operands(op: Op, refs: Sequence[Ref]) -> Op:  # noqa: C901 - one line p
         case Recur():
             after = refs[4] if len(refs) > 4 else None
             return replace(op, a=refs[0], b=refs[1], start=refs[2], rows=refs[3], after=after)
+        case Tangent():
+            x, a, b, start, rows = refs
+            return replace(op, x=x, a=a, b=b, start=start, rows=rows)
         case SegmentProduct():
             return replace(op, x=refs[0])
         case Inverse(_, row, column, inner):

@@ -54,6 +54,7 @@ from scandsl.ir.nodes import (
     Spread,
     Stack,
     StopGrad,
+    Tangent,
     Time,
     Unary,
     Value,
@@ -174,6 +175,10 @@ class _Check:
                 self.need(ref, xs[0].kind is xs[1].kind is xs[2].kind, "operands of one kind")
                 dims = [d for x in xs for d in x.dims if d != row]
                 return dims if of == "end" else [row, *dims], xs[2].kind
+            case Tangent(row=row):
+                self.need(ref, xs[4].dims == (row,) and row not in xs[3].dims, "rows and a start")
+                self.need(ref, all(x.kind is xs[0].kind for x in xs[:4]), "operands of one kind")
+                return xs[0].dims, xs[0].kind
             case Inverse(_, row, column):
                 self.need(ref, {row, column} <= set(xs[0].dims), "rows and columns")
                 return xs[0].dims, xs[0].kind

@@ -17,6 +17,7 @@ from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Input, Kind, Load, Param, Ref, Tensor
 from scandsl.kernels.program import ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.simplify import simplify
+from scandsl.kernels.tangents import without_tangents
 
 
 def cotangent(name: str) -> str:
@@ -79,7 +80,7 @@ def backward_program(
         saved=forward.carries,
         reverse=True,
     )
-    pruned = simplify(replace(program, saved=()))
+    pruned = simplify(without_tangents(replace(program, saved=())))
     used = {v.op.name for v in pruned.values if isinstance(v.op, Load)}
     kept = tuple(replace(c, next=-1) for c in forward.carries if c.name in used)
     return Backward(replace(pruned, saved=kept), tuple(unreached))

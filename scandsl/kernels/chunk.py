@@ -3,7 +3,8 @@
 In: a `Program` whose components all have the chunk form.  Out: the forward `ChunkProgram`; its
 backward is derived from it by `scandsl.kernels.backward`.  What is no event is carried over value
 by value; the results of reads and probes come from `scandsl.kernels.matrix_state`, of states that
-steps only move entry by entry from `scandsl.kernels.elementwise_state`.
+steps only move entry by entry from `scandsl.kernels.elementwise_state`, of those that are
+affine in another algebra from `scandsl.kernels.folded_state`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from scandsl.analysis.program import (
     Coupled,
     Decay,
     Event,
+    Fold,
     Form,
     Probe,
     Program,
@@ -42,6 +44,7 @@ from scandsl.ir.rewrite import with_operands
 from scandsl.kernels.block_starts import block_starts
 from scandsl.kernels.coupled_state import CoupledStates
 from scandsl.kernels.elementwise_state import ElementwiseState
+from scandsl.kernels.folded_state import FoldedState
 from scandsl.kernels.matrix_state import MatrixState
 from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.simplify import simplify
@@ -82,11 +85,19 @@ class _Lifter:
         self.row = row
         self.coupled = {name: c for c in program.coupled for name in c.states}
         self.together: dict[Coupled, CoupledStates] = {}
-        self.states: dict[str, MatrixState | ElementwiseState] = {}
+        self.states: dict[str, MatrixState | ElementwiseState | FoldedState] = {}
+        self.folded: dict[Ref, FoldedState] = {}  # by their old and new values
         for state in self.recurrence.states:
             if state.name in self.coupled:
                 continue
             name, own = state.name, events[state.name]
+            fold = next((e for e in own if isinstance(e, Fold)), None)
+            if fold is not None:
+                found = FoldedState(self.b, self.recurrence.values, state, fold, self.lift, row)
+                self.states[name] = found
+                old = (r for r, v in enumerate(self.recurrence.values) if v.op == Prev(name))
+                self.folded |= dict.fromkeys((*old, state.next), found)
+                continue
             if home[name].form is Form.SCAN:
                 self.states[name] = ElementwiseState(
                     self.b, state, own, self.lift, row, self.started.get(name)
@@ -118,9 +129,11 @@ class _Lifter:
                 final = self.b.expand(self.started[state.name], state.dims)
                 carries.append(Carry(state.name, state.dims, state.kind, final))
                 continue
-            for ref in self._taken(state.name):
+            own = self.states[state.name]
+            taken = own.taken() if isinstance(own, FoldedState) else self._taken(state.name)
+            for ref in taken:
                 self.lift(ref)
-            final = self.states[state.name].final()
+            final = own.final()
             carries.append(Carry(state.name, state.dims, state.kind, final))
         return simplify(
             ChunkProgram(
@@ -150,6 +163,8 @@ class _Lifter:
         return self.lifted[ref]
 
     def _needs(self, ref: Ref) -> tuple[Ref, ...]:
+        if ref in self.folded:
+            return self.folded[ref].taken()
         event, op = self.seen.get(ref), self.recurrence.values[ref].op
         if isinstance(op, Prev) and op.state in self.coupled:
             return self._coefficients(op.state)
@@ -187,12 +202,19 @@ class _Lifter:
                     pass
                 case Decay(_, factor, log, _, angle):
                     out += [factor if log is None else log, angle]
+                case Fold(_, shift, term):
+                    out += [shift, term]
         return tuple(r for r in out if r is not None)
 
     def _lift_one(self, ref: Ref) -> Ref:
+        if ref in self.folded:
+            found = self.folded[ref]
+            return found.each() if ref == found.state.next else found.before()
         event = self.seen.get(ref)
         if isinstance(event, Read):
-            return self.states[event.state].read(event)
+            reader = self.states[event.state]
+            assert not isinstance(reader, FoldedState)
+            return reader.read(event)
         if isinstance(event, Probe):
             state = self.states[event.state]
             assert isinstance(state, MatrixState)

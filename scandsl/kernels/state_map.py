@@ -224,7 +224,7 @@ class _Homogeneous:
                 raise _NoMap
 
     def _along_rows(self, op: Recur, moved: dict[Ref, Ref]) -> Ref:
-        if op.a in moved or op.b in moved or op.adjoint:
+        if op.a in moved or op.b in moved or op.adjoint or op.algebra != "linear":
             raise _NoMap
         zero = self.b.const(0.0, self.carry.kind)
         return self.b.recur(op.a, zero, moved[op.start], op.rows, op.row, op.of)

@@ -60,6 +60,7 @@ from scandsl.ir.nodes import (
     Spread,
     Stack,
     StopGrad,
+    Tangent,
     Time,
     Unary,
     UnaryFn,
@@ -126,6 +127,7 @@ def evaluate(moment: Moment, known: Known, value: Value) -> Tensor:
             | CumProd()
             | SegmentProduct()
             | Recur()
+            | Tangent()
             | Spread()
             | Segment()
             | SegmentAdjoint()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from scandsl.analysis.forms import is_fold
 from scandsl.analysis.program import Decay, Form, Program, Stage
 from scandsl.ir.nodes import Dims, Input, Kind, Recurrence, Ref, Tensor, operands
 from scandsl.plan import Plan
@@ -85,8 +86,16 @@ def chain_forms(
         given |= set(stage.passed)
         if stage.form in (Form.MAP, Form.CONVOLUTION):
             cheap |= set(stage.passed)
-    backends = dict.fromkeys(["torch", *(b for link in links for b in link.forms)])
-    return tuple(_Chain(names, tuple(links), b).render() for b in backends)
+    return tuple(_Chain(names, tuple(links), b).render() for b in _backends(links))
+
+
+def _backends(links: Sequence[_Link]) -> list[str]:
+    """Triton too, but not where one kernel over time does it all: a maximum, and no matrices."""
+    chunks = [link for link in links if link.stage.form is Form.CHUNK]
+    folds = any(is_fold(c) for link in links for c in link.stage.program.components)
+    if folds and not any("triton" in link.forms for link in chunks):
+        return ["torch"]
+    return list(dict.fromkeys(["torch", *(b for link in links for b in link.forms)]))
 
 
 def _in_decays(program: Program) -> set[str]:

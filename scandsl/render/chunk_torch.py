@@ -424,9 +424,14 @@ class ChunkTorch(ChunkForm):
             assert isinstance(op, Recur)
             dims = (op.row, *program.values[carry.next].dims)
             arguments = printer.recurrence_arguments(dims, op)
-            after = "None" if op.after is None else printer.along(op.after, dims)
-            arguments += [after, end, "piece", f"{program.reverse}", into, printer.room()]
-            lines += call(f"kept_{self.carry_arg(carry.name)}", "_walk_rows", arguments)
+            walk = "_walk_rows"
+            if op.algebra == "linear":
+                after = "None" if op.after is None else printer.along(op.after, dims)
+                arguments += [after, end, "piece", f"{program.reverse}", into, printer.room()]
+            else:
+                walk = "_walk_folds"
+                arguments += [f'"{op.algebra}"', end, "piece", into]
+            lines += call(f"kept_{self.carry_arg(carry.name)}", walk, arguments)
         return lines
 
     def _is_carry(self, program: ChunkProgram, value: Value) -> bool:

@@ -15,6 +15,7 @@ from scandsl.kernels.backward import backward_program
 from scandsl.kernels.chunk import chunk_program
 from scandsl.kernels.chunk_pairs import real_chunks, runs, runs_complex
 from scandsl.kernels.coupled_state import ROWS
+from scandsl.kernels.tangents import without_tangents
 from scandsl.plan import Plan
 from scandsl.render.chain_form import chain_forms
 from scandsl.render.chunk_form import ChunkForm
@@ -69,7 +70,7 @@ def _of_given_rows(
     backward = backward_program(forward, recurrence.inputs, recurrence.params)
     name = names.private.strip("_")
     apart, rows = (None, ROWS) if block is None else (block.tokens, None)
-    arguments = (recurrence, names.inner, name, forward, backward, rows)
+    arguments = (recurrence, names.inner, name, without_tangents(forward), backward, rows)
     torch = ChunkTorch(*arguments, apart=apart)
     rendered = torch.render()
     printer.helpers.update(torch.helpers)
@@ -87,6 +88,7 @@ def _chunked(
     whole = plan.program.recurrence
     recurrence, forward = real_chunks(plan.program)
     backward = backward_program(forward, recurrence.inputs, recurrence.params)
+    forward = without_tangents(forward)
     name = names.private.strip("_")
     arguments = paired_names(whole, names.inner)
     wide = complex_results(whole)
@@ -135,6 +137,8 @@ def chunk_runtime(backends: frozenset[str]) -> str:
     triton = "triton" in backends
     context = {"torch": "torch" in backends, "triton": triton, "helpers": HELPERS}
     texts = [fill("chunk_runtime", context).strip("\n")]
+    if "torch" in backends:
+        texts.append(fill("fold_runtime", {}).strip("\n"))
     if triton:
         texts.append(fill("step_runtime", {}).strip("\n"))
     return "\n\n\n".join(texts)

@@ -49,6 +49,7 @@ from scandsl.ir.nodes import (
     Spread,
     Stack,
     StopGrad,
+    Tangent,
     Time,
     Unary,
     Value,
@@ -451,6 +452,8 @@ class TorchPrinter:
                 return self.call("_weighted", *self._decayed((m, x), a, factors, block))
             case Recur(of=of):
                 return Text(f"{self._recurrence(value, value.op)}.{of}")
+            case Tangent():
+                raise InternalError("tangents go once a program has been differentiated")
             case SegmentProduct(x, exclusive=exclusive):
                 return self.call("_segment_product", self._text[x].text, repr(exclusive))
             case CumProd(x, dim, reverse, exclusive):
@@ -687,7 +690,8 @@ class TorchPrinter:
         """Factors, terms, rows, the axis of the rows and their number; `dims` with the rows."""
         rows = self._text[op.rows].text
         axis = dims.index(op.row) - len(dims)
-        terms = "None" if self._is_zero(op.b) else self.along(op.b, dims)
+        linear = op.algebra == "linear"
+        terms = "None" if linear and self._is_zero(op.b) else self.along(op.b, dims)
         return [self.along(op.a, dims), terms, rows, str(axis), self.scope.sizes[op.row]]
 
     def _recurrence(self, value: Value, op: Recur) -> str:
@@ -696,12 +700,18 @@ class TorchPrinter:
         if key not in self._runs:
             dims = value.dims if op.row in value.dims else (op.row, *value.dims)
             arguments = self.recurrence_arguments(dims, op)
-            arguments.append("None" if self._is_zero(op.start) else self.along(op.start, dims))
-            arguments.append(self.room())
+            linear = op.algebra == "linear"
+            none = linear and self._is_zero(op.start)
+            arguments.append("None" if none else self.along(op.start, dims))
+            if linear:
+                arguments.append(self.room())
             if op.after is not None:
                 arguments.append(self.along(op.after, dims))
             name = self.names.fresh("run", numbered=True)
             function = "_recurrence_adjoint" if op.adjoint else "_recurrence"
+            if not linear:
+                function = "_fold"
+                arguments.append(f'"{op.algebra}"')
             call = self.call(function, *arguments)
             self.lines += bracketed(f"{name} = {function}(", call.call[1:], ")", indent=10)
             self._runs[key] = name

@@ -56,6 +56,7 @@ from scandsl.ir.nodes import (
     Spread,
     Stack,
     StopGrad,
+    Tangent,
     Time,
     Unary,
     Value,
@@ -297,7 +298,9 @@ class TritonPrinter:
                 texts = ", ".join(self.cleaned(r, (over,)) for r in (x, x, a))
                 tail = f"i, 0, DOT, PRECISION{_factors(factors)}"
                 return self._plain(f"_tile_scores_adjoint({texts}, {self.named(m)}, {tail})")
-            case Time() | Every() | Prev() | MakeComplex() | Lag() | LagState() | Grad() | Recur():
+            case Time() | Every() | Prev() | MakeComplex() | Lag() | LagState() | Grad():
+                raise InternalError(f"{type(value.op).__name__} has no place in a kernel")
+            case Recur() | Tangent():
                 raise InternalError(f"{type(value.op).__name__} has no place in a kernel")
             case unreachable:
                 assert_never(unreachable)
