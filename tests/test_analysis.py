@@ -141,7 +141,7 @@ CHUNKED = (
     "analysis:whole", "analysis:late_query", "analysis:full_gate",
     "analysis:everywhere", "gated_delta_net:gated_delta_net", "mlstm_sigmoid:mlstm_sigmoid",
     "xpos_retention:xpos_retention", "hgrn:hgrn", "lru:lru", "mamba:mamba", "s4d:s4d", "s5:s5",
-    "based:based",
+    "based:based", "min_lstm:min_lstm", "mega_moving_average:mega_moving_average",
     "gated_slot_attention:gated_slot_attention", "hgrn2:hgrn2", "min_gru:min_gru", "rg_lru:rg_lru",
     "delta_net:delta_net", "delta_product:delta_product", "gated_delta_rule:gated_delta_rule",
     "gated_delta_net:gated_delta_net", "mlstm_sigmoid:mlstm_sigmoid",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -86,6 +87,39 @@ def test_systems_agree_with_the_judge(name: str, module: ModuleType) -> None:
         recurrence, module, cases(recurrence), only=("torch",), dtypes=(torch.float64,)
     ):
         assert run.ok, (run.case, run.failure, [v for v in run.verdicts if not v.ok])
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_transform_agrees_with_the_judge(
+    name: str, module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same by a Fourier transform, which is chosen for large systems only."""
+    calls = []
+
+    def always(rows: int, length: int, m: object, pieces: Any) -> bool:
+        calls.append(length)
+        return pieces.index is None and length > 1
+
+    monkeypatch.setattr(module, "_by_transform", always)
+    recurrence = RECURRENCES[name]
+    only, dtypes = ("torch",), (torch.float64,)
+    for run in runs(recurrence, module, cases(recurrence)[:3], only=only, dtypes=dtypes):
+        assert run.ok, (run.case, run.failure, [v for v in run.verdicts if not v.ok])
+    assert calls
+
+
+def test_the_transform_is_for_large_systems(module: ModuleType) -> None:
+    """A chunk is as long as the walk over chunks is dear; transforms take sequences as a whole."""
+
+    def chosen(rows: int, size: int, packed: bool = False) -> bool:
+        a, b = torch.empty(1, size, size), torch.empty(1, size, 1)
+        m = module._Matrices(a, b, b.mT, torch.empty(1, 1, 1))
+        bounds = torch.tensor([0, 4096]) if packed else None
+        pieces = module._stretches(4096, module._stretch_size(rows, 4096, m), bounds)
+        found: bool = module._by_transform(rows, 4096, m, pieces)
+        return found
+
+    assert not chosen(1, 64) and chosen(32, 256) and not chosen(32, 256, packed=True)
 
 
 def s4_and_s5() -> dict[str, tuple[str | None, list[torch.Tensor]]]:
