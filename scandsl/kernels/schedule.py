@@ -26,6 +26,7 @@ from scandsl.ir.nodes import (
     Value,
     operands,
 )
+from scandsl.kernels.apart import multiplies, vectors_apart
 from scandsl.kernels.order import in_order
 from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.split import reach, split
@@ -33,6 +34,7 @@ from scandsl.kernels.strips import Strips, strips
 from scandsl.kernels.tiling import tile
 
 PREPARED = "#prepared"
+_PRODUCTS = 8  # of a fused walk that loads the next chunk ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Kernel:
     per chunk and head, reading `loads` (carries kept by the loop kernels).  `tiled` dimensions are
     cut over the third grid axis; `partial` gives, for each store in order, those over whose tiles
     the caller has to sum.  `strips` tells how to walk over a dimension inside the kernel;
-    `early` comes first, before the stores.
+    `early` comes first, before the stores; then `vectors`, in a branch of their own.
     """
 
     name: str
@@ -64,6 +66,13 @@ class Kernel:
     uses_position: bool
     strips: Strips | None
     early: tuple[Ref, ...]
+    vectors: tuple[Ref, ...]
+
+    @property
+    def stages(self) -> int:
+        """Chunks whose tiles are loaded at a time: many products need the registers for theirs."""
+        products = sum(multiplies(self.program.values, self.program.values[r]) for r in self.refs)
+        return 2 if self.loop and not (self.stores and products > _PRODUCTS) else 1
 
 
 def schedule(
@@ -166,8 +175,10 @@ def _kernel(
     cut = replace(program, values=tiling.values)
     wanted = [*(s.value for s in stores), *(c.next for c in carries)]
     results = [tiling.moved[r] for r in wanted]
+    vectors = vectors_apart(cut.values, results, carries) if loop and stores else ()
     early = _early(cut, carries, stores, tiling.moved) if loop and stores else ()
-    refs = in_order(cut.values, [*early, *results])
+    early = tuple(r for r in early if r not in vectors)
+    refs = in_order(cut.values, [*early, *vectors, *results])
     walked = strips(cut.dims, cut.values, refs, results) if name == "prepare" else None
     return Kernel(
         name=name,
@@ -189,6 +200,7 @@ def _kernel(
         uses_position=POSITION in loaded,
         strips=walked,
         early=early,
+        vectors=vectors,
     )
 
 

@@ -144,7 +144,7 @@ class ChunkTriton(ChunkForm):
         if kernel.strips is not None and self._matrices(kernel, kernel.strips) > 2:
             least = 0
         lines.append(f"    num_warps=_warps({', '.join([str(least), *widths])}),")
-        lines.append(f"    num_stages={'2' if kernel.loop else '1'},")
+        lines.append(f"    num_stages={kernel.stages},")
         lines.append(")")
         return lines
 

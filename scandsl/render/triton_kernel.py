@@ -34,7 +34,10 @@ from scandsl.ir.nodes import (
     Time,
     Unary,
     Value,
+    made_of,
+    operands,
 )
+from scandsl.kernels.apart import is_matrix_product
 from scandsl.kernels.program import COLUMN, INNER, POSITION, ROW, Carry, ChunkProgram, Store
 from scandsl.kernels.schedule import PREPARED, Kernel
 from scandsl.kernels.strips import Strips
@@ -45,7 +48,6 @@ from scandsl.render.triton_printer import (
     Axis,
     Tile,
     TritonPrinter,
-    is_matrix_product,
     taken_by_entry,
     use_counts,
 )
@@ -250,15 +252,18 @@ class KernelRenderer:
     def _row_start(self, name: str, heads: str, group: str, volume: str, inner: str) -> str:
         """The address of a chunk's first row; what no chunk changes is left to before the loop."""
         p, lines = self.printer, self.printer.lines
+        before = self.kernel.loop and not self.kernel.vectors  # else too few registers
         if self.kernel.loop:
             p.lines = self.ahead
         head = p.assign(f"h{group}", f"{name}_head") if group else "h"
-        first = "begin" if self.kernel.loop else "first"
+        if not before:
+            p.lines = lines
+        first = "begin" if before else "(begin + past)" if self.kernel.loop else "first"
         at = f"{first} * {heads} + {head}"
         at = f"({at}) * {volume}{inner}" if volume else f"{at}{inner}"
-        at = p.assign(f"{name}_ptr + {at}", f"{name}_{'from' if self.kernel.loop else 'at'}")
+        at = p.assign(f"{name}_ptr + {at}", f"{name}_{'from' if before else 'at'}")
         p.lines = lines
-        if not self.kernel.loop:
+        if not before:
             return at
         stride = f"({heads} * {volume})" if volume else heads
         return p.assign(f"{at} + past * {stride}", f"{name}_at")
@@ -467,10 +472,12 @@ class KernelRenderer:
             for ref in self.kernel.early:
                 p.run(self.kernel.refs[: self.kernel.refs.index(ref) + 1])
                 p.settle_operand(ref)
+            self._vectors_apart()
             last = max(self.kernel.refs.index(s.value) for s in self.kernel.stores)
-            p.run(self.kernel.refs[: last + 1])
+            behind = self._behind()
+            p.run([r for r in self.kernel.refs[: last + 1] if r in behind])
             self._store_results()
-        p.run(self.kernel.refs)
+        p.run(self._behind())
         for carry in self.kernel.carries:
             p.named(carry.next)
         updates = [
@@ -486,12 +493,67 @@ class KernelRenderer:
         body, p.lines = p.lines, []
         return body
 
+    def _vectors_apart(self) -> None:
+        """Compute the vectors that are only multiplied in a branch, which is always taken.
+
+        What they are made of is computed again behind it where something else needs it, and only
+        loaded once.
+        """
+        p, vectors = self.printer, self.kernel.vectors
+        if not vectors:
+            return
+        refs, behind = self.kernel.refs, self._behind()
+        inside = refs[: max(map(refs.index, vectors)) + 1]
+        loads = (Input, Load, Param)
+        p.run([r for r in inside if isinstance(self.values[r].op, loads) and r in behind])
+        self._branch(vectors, "count > 0")
+
+    def _branch(self, vectors: Sequence[Ref], condition: str) -> None:
+        """Vectors as operands of products; of what they are made of nothing stays."""
+        p = self.printer
+        known, lines, p.lines = dict(p.tiles), p.lines, []
+        starts = []
+        for ref in vectors:
+            made = made_of(self.values, [ref])
+            p.run([r for r in self.kernel.refs if r in made])
+            padded = tuple(d for d in p.dims(ref) if p.axis[d].padded)
+            text, name = p.cleaned(ref, padded), p.fresh(None)
+            starts.append(f"{name} = tl.zeros({p.shape(p.dims(ref))}, dtype=DOT)")
+            p.lines.append(f"{name} = {text}.to(DOT)")
+            known[ref] = Tile(name, True, p.tiles[ref].clean, name)
+        p.lines = [*lines, *starts, f"if {condition}:", *("    " + x for x in p.lines)]
+        p.tiles = known
+
+    def _behind(self) -> tuple[Ref, ...]:
+        """What is computed behind the vectors that are computed apart, they themselves left out."""
+        apart, found = set(self.kernel.vectors), set[Ref]()
+        pending = [s.value for s in self.kernel.stores] + [c.next for c in self.kernel.carries]
+        while pending:
+            ref = pending.pop()
+            if ref not in found | apart:
+                found.add(ref)
+                pending += operands(self.values[ref].op)
+        return tuple(r for r in self.kernel.refs if r in found)
+
     def _finish_carries(self) -> list[str]:
+        again = self._places_again() if self.kernel.vectors else []
         for carry in self.kernel.carries:
             n = self.names.tensor(carry.name)
             self._store_carry(f"end_{n}_ptr", f"{n}_seq", carry, n)
         body, self.printer.lines = self.printer.lines, []
-        return body
+        return [*again, *body]
+
+    def _places_again(self) -> list[str]:
+        """The program's place, of which nothing is then held through the loop."""
+        lines = ["# read again: `chunks` is never negative, which the compiler does not know"]
+        for place, name in enumerate(("seq", "h", "tile")):
+            wide = ".to(tl.int64)" if name == "seq" else ""
+            lines.append(f"{name} = tl.where(chunks < 0, 0, tl.program_id({place})){wide}")
+        bases = [
+            f"{self.names.tensor(c.name)}_seq = {self._seq_base(c.dims)}"
+            for c in self.kernel.carries
+        ]
+        return [*lines, *self._tiles(), *bases]
 
     def _chunk_body(self) -> list[str]:
         p = self.printer

@@ -63,6 +63,7 @@ from scandsl.ir.nodes import (
     Where,
     operands,
 )
+from scandsl.kernels.apart import is_matrix_product
 from scandsl.kernels.program import COLUMN, ROW
 from scandsl.render import triton_expressions as expressions
 from scandsl.render.layout import weight
@@ -623,13 +624,6 @@ class Axis:
     mask: str
     size: str
     padded: bool
-
-
-def is_matrix_product(a: Dims, b: Dims, over: Dims) -> bool:
-    """Whether a contraction has dimensions of its own on both sides, and shares only the summed."""
-    only_a, only_b = set(a) - set(b), set(b) - set(a)
-    shared = set(a) & set(b)
-    return bool(only_a and only_b) and shared == set(over)
 
 
 def _factors(factors: bool) -> str:
