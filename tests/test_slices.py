@@ -140,6 +140,8 @@ CASES = (
     Case("mamba3-packed", "mamba3", (3, 0, 30, 7), time=40),
     Case("columns", COLUMNS, time=40, uneven=True),
     Case("kept", KEPT, (3, 0, 30, 7), time=40),
+    Case("s4", "s4", time=40, uneven=True, own_heads={"P_re": 1, "skip": 1}),
+    Case("autoregression-packed", "seasonal_autoregression", (3, 0, 30, 7), time=40),
     Case("triton-gated_delta_rule", "gated_delta_rule", backend="triton", time=70, uneven=True),
     Case("triton-kimi-packed", "kimi_delta_attention", (1, 66, 3), backend="triton", time=70),
     Case("triton-wide", "gated_delta_rule", backend="triton", time=36, size=72),
