@@ -47,6 +47,7 @@ _LOOP = (
     "  backward  the carried parts are kept at about √T steps (16 to 256 apart) and those between",
     "            computed again; all gradients by the derived adjoint of the step",
 )
+_ON_TRITON = ("kernels: one over time in each direction, on Triton", *_LOOP[1:])
 
 
 _BLOCKS = (
@@ -93,7 +94,8 @@ def lines(plan: Plan, source: Source | None = None) -> list[str]:
     if plan.form is Form.CHAIN:
         for number, stage in enumerate(_stages(plan), 1):
             out += ["", *_stage_lines(plan, stage, number)]
-        loop = _ENTRIES if {Form.CHUNK, Form.SCAN} & {s.form for s in _stages(plan)} else _LOOP
+        chunked = {Form.CHUNK, Form.SCAN} & {s.form for s in _stages(plan)}
+        loop = _ENTRIES if chunked else _ON_TRITON
         return [*out, *(("", *loop, *_step_lines(plan)) if _over_time(plan) else ())]
     own = {Form.BLOCKS: _BLOCKS, **({} if _folds(plan) else {Form.SCAN: _PAIRS})}
     if plan.form in own:

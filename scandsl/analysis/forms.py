@@ -329,6 +329,8 @@ def _class_fault(
         return Fault(component.reason, component.culprit)
     if component.transition in (Transition.DENSE, Transition.DENSE_SCALED):
         return _dense_fault(recurrence, component)
+    if component.transition is Transition.DENSE_CONSTANT:
+        return Fault(f"{name}: it mixes all entries; chunks take decays and low-rank updates")
     later = f"{name}: the parallel form of this class is still to come"
     if len(component.states) != 1 or component.memories or component.reason:
         if component.reason:
