@@ -45,6 +45,7 @@ STAGES = {
     "complex_inputs": "map chunk",
     "complex_reads": "",
     "beside": "scan chunk",
+    "turning_apart": "scan chunk",
 }
 EXAMPLES = {
     "conv_gated_delta_rule": "convolution chunk",

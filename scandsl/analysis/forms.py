@@ -75,7 +75,7 @@ def choose(
     chosen = tuple(
         _chosen(recurrence, c, fault, ranges) for c, fault in zip(components, faults, strict=True)
     )
-    chosen = _of_one_kind(recurrence, chosen)
+    chosen = chosen if apart else _of_one_kind(recurrence, chosen)
     chosen = tuple(_convolved(recurrence, c, wanted) for c in chosen)
     whole = _program_fault(recurrence, chosen)
     if whole is not None:
