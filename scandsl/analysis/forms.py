@@ -243,8 +243,10 @@ def _vector_words(along: str, size: float, block: int) -> str:
             f"of a step are within {size:.4g}, so that no exponent passes {REACH:.0f}"
         )
     if size < math.inf:
-        return f"; along {along} by halving the chunk: the logarithms of a step reach {size:.4g}"
-    return f"; along {along} by halving the chunk: no range bounds the logarithms"
+        why = f"the logarithms of a step reach {size:.4g}"
+    else:
+        why = "no range bounds the logarithms (a CPU looks whether those at hand are small)"
+    return f"; along {along} by halving the chunk: {why}"
 
 
 # ---------------------------------------------------------------- blocks
