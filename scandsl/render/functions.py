@@ -6,12 +6,13 @@ the stage's leaves, then whatever numbers the body needs and cannot read off a l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scandsl.ir.adjoint import vjp
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import (
+    Binary,
     Dim,
     Every,
     Kind,
@@ -19,6 +20,7 @@ from scandsl.ir.nodes import (
     Scalar,
     Time,
     Value,
+    made_of,
     operands,
 )
 from scandsl.render.layout import docstring, indented, returned, signature
@@ -139,8 +141,12 @@ class FunctionPrinter:
         wanted: Sequence[str],
         seeds: Sequence[str],
         order: Order | None = None,
+        in_pairs: Collection[str] = (),
     ) -> Printed:
-        """Gradients of the leaves `wanted` for gradients of the results `seeds`."""
+        """Gradients of the leaves `wanted` for gradients of the results `seeds`.
+
+        Those of leaves `in_pairs` that are outer products are given as pairs of their vectors.
+        """
         builder = Builder(stage.dims, stage.values)
         refs = dict(stage.results)
         leaf_refs = dict(stage.leaves)
@@ -158,18 +164,45 @@ class FunctionPrinter:
         )
         body = _Body(self, whole, False, incoming)
         roots = [found[leaf_refs[w]] for w in wanted]
-        printed = body.printer.emit([r for r in roots if r is not None])
+        late = order.late if order is not None else ()
+        whole_leaves = {*incoming, *(leaf_refs[n] for n in late if n in leaf_refs)}
+        pairs = [
+            None if r is None or w not in in_pairs else _vectors(whole.values, r, whole_leaves)
+            for w, r in zip(wanted, roots, strict=True)
+        ]
+        asked = [p or (r,) for p, r in zip(pairs, roots, strict=True) if r is not None]
+        printed = body.printer.emit([r for refs in asked for r in refs])
         texts = iter(printed)
         results = []
-        for leaf, root in zip(wanted, roots, strict=True):
+        for leaf, root, pair in zip(wanted, roots, pairs, strict=True):
             pattern = body.leaf_name[leaf]
-            if root is None:
+            if pair is not None:
+                body.paired = True
+                results.append(f"({next(texts)}, {next(texts)})")
+            elif root is None:
                 results.append(f"torch.zeros_like({pattern})")
             else:
                 text = next(texts)
                 number = body.printer.is_number(root)
                 results.append(f"torch.full_like({pattern}, {text})" if number else text)
         return body.finish(name, doc, order or Order(), [f"d {w}" for w in wanted], results)
+
+
+def _vectors(values: Sequence[Value], ref: Ref, whole: Collection[Ref]) -> tuple[Ref, Ref] | None:
+    """The factors of an outer product, in the order of its dimensions, if both have all lead axes.
+
+    They do where they are made of a value in `whole`.
+    """
+    op = values[ref].op
+    if not isinstance(op, Binary) or op.fn != "mul" or values[ref].kind is not Kind.REAL:
+        return None
+    for pair in ((op.a, op.b), (op.b, op.a)):
+        left, right = (values[r].dims for r in pair)
+        if not left or not right or left + right != values[ref].dims:
+            continue
+        if all(not made_of(values, [r]).isdisjoint(whole) for r in pair):
+            return pair
+    return None
 
 
 class _Body:
@@ -200,6 +233,7 @@ class _Body:
         }
         self.used = _Used(self.sized.text)
         self.used_scalars: dict[str, None] = {}
+        self.paired = False
         self.like = self._like()
         scope = Scope(
             leaf=self._leaf,
@@ -257,7 +291,8 @@ class _Body:
         if order.forced:
             parameters.append("t: Tensor")
         parameters += [f"{n}: Tensor" for n in [*late, *self.incoming_name.values()]]
-        head = signature(name, parameters, "tuple[Tensor, ...]")
+        kind = "Any" if self.paired else "Tensor"
+        head = signature(name, parameters, f"tuple[{kind}, ...]")
         self.owner.helpers |= self.printer.helpers
         return Printed(
             name,

@@ -83,6 +83,7 @@ class _Sequential(TokenMaps):
                 *(f"next {self.parts[i].name}" for i in self.smooth_parts),
             ],
             late,
+            in_pairs=frozenset(s.smooth_fixed),
         )
         return _LoopFunctions(step, advance, adjoint)
 
