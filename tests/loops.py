@@ -475,6 +475,31 @@ def seasonal_autoregression(a, s) -> Outputs:
     return (y[season + 1 :],)
 
 
+def holt(a, s) -> Outputs:
+    """By the errors of the forecasts, the other way to write it."""
+    forecasts = []
+    for t in steps(a.x):
+        error = a.x[t] - (s.level + s.trend)
+        s.level = s.level + s.trend + a.alpha * error
+        s.trend = s.trend + a.alpha * a.beta * error
+        forecasts.append(s.level + s.trend)
+    return (forecasts,)
+
+
+def linoss(a, s) -> Outputs:
+    """Each oscillator's step as the solution of its two implicit equations."""
+    s.y, s.z = s.y.copy(), s.z.copy()
+    out = []
+    for t in steps(a.u):
+        force = a.B @ a.u[t]
+        for n in steps(a.A):
+            step = np.array([[1, a.dt[n] * a.A[n]], [-a.dt[n], 1]])
+            given = np.array([s.z[n] + a.dt[n] * force[n], s.y[n]])
+            s.z[n], s.y[n] = np.linalg.solve(step, given)
+        out.append(a.C @ s.y + a.D * a.u[t])
+    return (out,)
+
+
 def s4(a, s) -> Outputs:
     """With the matrices themselves, instead of Woodbury's identity."""
     y = []
@@ -634,7 +659,7 @@ EXAMPLES: tuple[Loop, ...] = (
     exponential_moving_average, mega_moving_average, min_gru, min_lstm, rg_lru, hgrn, lru, s4d, s5,
     h3, decayed_max, log_sum_exp,
     rwkv4, short_convolution, rational_transfer_function, linear_state_space, hippo_legs,
-    s4, seasonal_autoregression,
+    s4, seasonal_autoregression, holt, linoss,
     kalman_filter, elman_rnn, gru, lstm, slstm, titans, ttt_linear, ttt_mlp, ttt_muon,
 )  # fmt: skip
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import math
 import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2.meta
@@ -179,7 +181,12 @@ def test_generated_text_is_clean(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout[:4000] + done.stderr[:400]
 
 
-def test_tidying_does_not_change_the_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "paths", [ALL[::4], pytest.param(ALL, marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_tidying_does_not_change_the_meaning(
+    paths: Sequence[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[str, str]] = []
 
     def recorded(text: str) -> str:
@@ -187,7 +194,7 @@ def test_tidying_does_not_change_the_meaning(monkeypatch: pytest.MonkeyPatch) ->
         return seen[-1][1]
 
     monkeypatch.setattr(rendering, "tidied", recorded)
-    for path in ALL:
+    for path in paths:
         compile_source(Source(path.name, path.read_text(encoding="utf-8")), Options())
     _with_long_names()
     for before, after in seen:
@@ -300,14 +307,25 @@ for path in sys.argv[1:]:
 """
 
 
-def test_hash_seeds_do_not_change_a_byte() -> None:
-    paths = [str(p) for p in (*EXAMPLES[::4], *SPECS)]
-    found = set()
-    for seed in ("0", "1", "42", "31337"):
-        environment_ = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
-        call = [sys.executable, "-c", _SEEDED, *paths]
-        found.add(subprocess.run(call, env=environment_, capture_output=True, check=True).stdout)
-    assert len(found) == 1
+def hashes(paths: Sequence[Path], seed: str) -> list[str]:
+    """Of the modules, as a process with another hash seed makes them."""
+    environment_ = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+    call = [sys.executable, "-c", _SEEDED, *map(str, paths)]
+    done = subprocess.run(call, env=environment_, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_hash_seeds_do_not_change_a_byte(part: int) -> None:
+    """Each file under this process's seed and another."""
+    paths = (*EXAMPLES[part::6], *SPECS[part::3])
+    own = [hashlib.sha256(text_of(p)[0].encode()).hexdigest() for p in paths]
+    assert hashes(paths, ("1", "42", "31337")[part]) == own
+
+
+@pytest.mark.slow
+def test_no_file_changes_under_four_hash_seeds() -> None:
+    assert len({tuple(hashes(ALL, seed)) for seed in ("0", "1", "42", "31337")}) == 1
 
 
 _IMPORTED = """

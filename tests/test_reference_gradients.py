@@ -14,7 +14,7 @@ from tests.loops import LOOPS
 from tests.reference_data import Data, draw, read, run_loop, spec, tensors
 
 # Lengths in which something happens: a mini-batch of 16 ends.
-LENGTHS = {"ttt_linear": 18, "ttt_muon": 18}
+LENGTHS = {"ttt_linear": 18, "ttt_muon": 18, "seasonal_autoregression": 16}
 
 
 def weighted(outputs, state, weights) -> float:

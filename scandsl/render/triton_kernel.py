@@ -546,7 +546,7 @@ class KernelRenderer:
     def _places_again(self) -> list[str]:
         """The program's place, of which nothing is then held through the loop."""
         lines = ["# read again: `chunks` is never negative, which the compiler does not know"]
-        for place, name in enumerate(("seq", "h", "tile")):
+        for place, name in enumerate(("seq", "h", "tile") if self.kernel.tiled else ("seq", "h")):
             wide = ".to(tl.int64)" if name == "seq" else ""
             lines.append(f"{name} = tl.where(chunks < 0, 0, tl.program_id({place})){wide}")
         bases = [
