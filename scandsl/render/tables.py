@@ -53,7 +53,7 @@ def number(value: float) -> str:
     """A float as text."""
     if math.isinf(value):
         return "math.inf" if value > 0 else "-math.inf"
-    return repr(float(value))
+    return repr(float(value)).replace("e+", "e")
 
 
 def scan_table(names: ScanNames, backends: tuple[str, ...], state_class: str | None) -> list[str]:

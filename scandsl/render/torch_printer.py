@@ -108,7 +108,7 @@ def literal(value: bool | int | float) -> Text:
         return Text("math.inf" if value > 0 else "-math.inf", ATOM if value > 0 else UNARY, True)
     if abs(value) == math.pi:
         return Text("math.pi" if value > 0 else "-math.pi", ATOM if value > 0 else UNARY, True)
-    text = repr(value)
+    text = repr(value).replace("e+", "e")
     return Text(text, UNARY if text.startswith("-") else ATOM, number=True)
 
 

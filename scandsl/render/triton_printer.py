@@ -639,7 +639,7 @@ def _number(value: bool | int | float) -> str:
         return "1" if value else "0"
     if value in (float("inf"), float("-inf")):
         return f'float("{value}")'
-    return repr(value)
+    return repr(value).replace("e+", "e")
 
 
 def _zero(value: bool | int | float) -> frozenset[str]:
