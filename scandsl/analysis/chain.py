@@ -17,6 +17,7 @@ from scandsl.analysis.cut import NEVER, cheapest
 from scandsl.analysis.extract import Piece, extracted, taken
 from scandsl.analysis.forms import CHUNKS, is_fold
 from scandsl.analysis.graph import Graph, dependency_graph, strongly_connected
+from scandsl.analysis.handed import Sizes
 from scandsl.analysis.invariant import Linear, System, system_of
 from scandsl.analysis.program import (
     Component,
@@ -29,7 +30,6 @@ from scandsl.analysis.program import (
 )
 from scandsl.analysis.show import show
 from scandsl.ir.nodes import (
-    Dims,
     Input,
     Kind,
     Lag,
@@ -43,7 +43,6 @@ from scandsl.ir.nodes import (
     operands,
 )
 
-_OPEN = 64  # what a dimension of unknown size counts for
 _ORDER = (Form.CONVOLUTION, Form.INVARIANT, Form.SCAN, Form.SEQUENTIAL, Form.CHUNK)
 
 
@@ -147,7 +146,7 @@ class _Cutter:
         self.values = program.recurrence.values
         self.graph: Graph = dependency_graph(self.recurrence)
         self.memories: tuple[Memory, ...] = memories(self.recurrence)
-        self.static = {d.name: d.size for d in self.recurrence.dims if d.size is not None}
+        self.sizes = Sizes(self.recurrence)
         self.bit = {name: 1 << i for i, name in enumerate(self.graph.names)}
         self.systems: dict[int, System] = {}
         self.results = {
@@ -371,29 +370,14 @@ class _Cutter:
                 ends |= {x for x in self._made_of(ref) if x in own}
         uses = {r: [x for x in self._made_of(r) if x in own] for r in own}
         sources = {r for r in own if self._is_source(r)}
-        sizes = {r: 0 if r in forced else self._size(r) for r in own}
+        sizes = {r: 0 if r in forced else self.sizes.of(r) for r in own}
         return cheapest(uses, sizes, sources, ends)
 
     def _is_source(self, ref: Ref) -> bool:
         return ref in self.results or isinstance(self.values[ref].op, Prev | Lag | LagState)
 
-    def _size(self, ref: Ref) -> int:
-        """Numbers per token, or `NEVER` where a value is no vector of reals."""
-        value = self.values[ref]
-        if value.kind is not Kind.REAL or not self._small(value.dims):
-            return NEVER
-        size = 1
-        for dim in value.dims:
-            size *= self.static.get(dim, _OPEN)
-        return size
-
-    def _small(self, dims: Dims) -> bool:
-        """Whether a value is as small as an input, so that all tokens may have theirs at once."""
-        free = set(dims) - set(self.static)
-        return len(free) <= 1 or any(free <= set(t.dims) for t in self.recurrence.inputs)
-
     def _too_large(self, level: int, live: set[Ref]) -> _Fault:
-        large = [r for r in sorted(live) if self.level[r] == level and self._size(r) >= NEVER]
+        large = [r for r in sorted(live) if self.level[r] == level and self.sizes.of(r) >= NEVER]
         text = show(self.values, large[-1])
         return _Fault(f"`{text}` would have to be kept for every token", large[-1])
 

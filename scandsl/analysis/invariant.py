@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from scandsl.analysis.cut import NEVER, cheapest
+from scandsl.analysis.cut import cheapest
+from scandsl.analysis.handed import Sizes
 from scandsl.analysis.program import Component
 from scandsl.analysis.show import show
 from scandsl.ir.nodes import (
@@ -19,7 +20,6 @@ from scandsl.ir.nodes import (
     Cast,
     Const,
     Contract,
-    Dims,
     Expand,
     Insert,
     Kind,
@@ -39,8 +39,6 @@ from scandsl.ir.nodes import (
     memories,
     operands,
 )
-
-_OPEN = 64  # what a dimension of unknown size counts for
 
 
 class Linear(IntEnum):
@@ -84,7 +82,8 @@ class _Finder:
         self.own = {r for r, v in enumerate(self.values) if self._is_own(v.op, names)}
         self.roots = [s.next for s in self.states] + sorted(self.targets)
         self.kinds = {s.kind for s in self.states} | {m.kind for m in kept}
-        self.static = {d.name: d.size for d in recurrence.dims if d.size is not None}
+        self.sizes = Sizes(recurrence)
+        self.varying = [Linear.LINEAR if v.varies else Linear.CONSTANT for v in self.values]
         self.looks = self._looking()
 
     def _is_own(self, op: Op, names: set[str]) -> bool:
@@ -169,7 +168,7 @@ class _Finder:
             if not inner:
                 sources.add(ref)
             stack += inner
-        return cheapest(uses, {r: self._size(r) for r in uses}, sources, ends)
+        return cheapest(uses, {r: self.sizes.of(r) for r in uses}, sources, ends)
 
     def _path(self) -> set[Ref]:
         """The values between the old state and the new one."""
@@ -189,21 +188,7 @@ class _Finder:
         if isinstance(op, Lag | LagState | Prev):
             return []
         inner = [r for r in operands(op) if self.values[r].varies]
-        known = [Linear.LINEAR if v.varies else Linear.CONSTANT for v in self.values]
-        return inner if inner and _linear(self.values, self.values[ref], known) <= 2 else []
-
-    def _size(self, ref: Ref) -> int:
-        value = self.values[ref]
-        if value.kind is not Kind.REAL or not self._small(value.dims):
-            return NEVER
-        size = 1
-        for dim in value.dims:
-            size *= self.static.get(dim, _OPEN)
-        return size
-
-    def _small(self, dims: Dims) -> bool:
-        free = set(dims) - set(self.static)
-        return len(free) <= 1 or any(free <= set(t.dims) for t in self.recurrence.inputs)
+        return inner if inner and _linear(self.values, self.values[ref], self.varying) <= 2 else []
 
 
 def _linear(values: Sequence[Value], value: Value, known: Sequence[Linear]) -> Linear:

@@ -38,7 +38,7 @@ from scandsl.render.layout import (
     tuple_assigned,
 )
 from scandsl.render.lowering import Lowered, Stage, cut_stages
-from scandsl.render.scan import ScanNames, is_smooth
+from scandsl.render.scan import ScanNames
 from scandsl.render.token_maps import TokenMaps
 
 _UNITS = "unit vectors"
@@ -261,16 +261,3 @@ class _InvariantForm(TokenMaps):
         """The gradient of a token, for all tokens at once."""
         del name
         return f"d_inputs[{list(self.stages.token).index(self.stages.smooth_token[index])}]"
-
-    def _cotangents(self) -> list[str]:
-        """Cotangents of outputs and final parts, in the layout of the step."""
-        items = []
-        for index, output in enumerate(self.recurrence.outputs):
-            if index not in self.early and is_smooth(output.kind):
-                field = f"{self.names.table}.outputs[{index}]"
-                items.append(f"_output_cotangent({field}, {self.d_out[output.name]}, sizes)")
-        lines = tuple_assigned("d_outputs", items)
-        ends = [self.d_end[p.name] for p in self.names.state if p.kind != "time"]
-        lines += tuple_assigned("d_end", ends)
-        lines.append(f"d_final = _part_cotangents({self.names.table}, d_end)")
-        return lines

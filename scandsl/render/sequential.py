@@ -198,17 +198,3 @@ class _Sequential(TokenMaps):
     def _read(self, lines: list[str]) -> list[str]:
         """The statements of a function; a stage does not read all that a whole scan does."""
         return lines if self.passed is None else read_only(lines)
-
-    def _cotangents(self) -> list[str]:
-        """Cotangents of outputs and final parts, in the layout of the step."""
-        places = {o.name: i for i, o in enumerate(self.recurrence.outputs)}
-        items = []
-        for output in self.late:
-            if is_smooth(output.kind):
-                field = f"{self.names.table}.outputs[{places[output.name]}]"
-                items.append(f"_output_cotangent({field}, {self.d_out[output.name]}, sizes)")
-        lines = tuple_assigned("d_outputs", items)
-        ends = [self.d_end[p.name] for p in self.names.state if p.kind != "time"]
-        lines += tuple_assigned("d_end", ends)
-        lines.append(f"d_final = _part_cotangents({self.names.table}, d_end)")
-        return lines

@@ -268,6 +268,19 @@ class TokenMaps:
             arguments.append("sizes.dtype" if handed_on else "sizes.result")
         return f"_output({', '.join(arguments)})"
 
+    def _cotangents(self) -> list[str]:
+        """Cotangents of outputs and final parts, in the layout of the step."""
+        items = []
+        for index, output in enumerate(self.recurrence.outputs):
+            if index not in self.early and is_smooth(output.kind):
+                field = f"{self.names.table}.outputs[{index}]"
+                items.append(f"_output_cotangent({field}, {self.d_out[output.name]}, sizes)")
+        lines = tuple_assigned("d_outputs", items)
+        ends = [self.d_end[p.name] for p in self.names.state if p.kind != "time"]
+        lines += tuple_assigned("d_end", ends)
+        lines.append(f"d_final = _part_cotangents({self.names.table}, d_end)")
+        return lines
+
     # ------------------------------------------------------------ gradients
 
     def _through_stages(self) -> list[str]:
