@@ -111,8 +111,12 @@ REST = {
     "delta_net": 0, "conv_gated_delta_rule": 0, "gated_delta_net": 0, "mlstm": 0,
     "mlstm_sigmoid": 0,
     "rwkv7": 8, "delta_product": 8,
-    "xpos_retention": 32, "delta_net_block": 96, "mamba3": 248,
+    "xpos_retention": 0, "delta_net_block": 96, "mamba3": 248,
     "gated_oja_rule": 1640, "gated_slot_attention": 1720,
+}  # fmt: skip
+WIDE_PRODUCTS = {
+    "delta_net", "conv_gated_delta_rule", "gated_delta_net", "xpos_retention", "rwkv7",
+    "delta_product",
 }  # fmt: skip
 
 
@@ -133,8 +137,10 @@ def test_forward_kernels_spill_nothing(scan: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("scan", REST)
 def test_other_forward_kernels_spill_no_more_than_known(scan: str) -> None:
-    spilled = sum(k["spilled_bytes"] for k in forward(scan))
-    assert spilled <= REST[scan]
+    kernels = forward(scan)
+    assert sum(k["spilled_bytes"] for k in kernels) <= REST[scan], kernels
+    if scan in WIDE_PRODUCTS:
+        assert all(k["matrix_instructions"].get("HGMMA", 0) > 0 for k in kernels), kernels
 
 
 @pytest.mark.parametrize("scan", STRUCTURES)
