@@ -57,6 +57,8 @@ from scandsl.ir.nodes import (
     operands,
 )
 from scandsl.kernels.heads import is_product
+from scandsl.kernels.program import ROW
+from scandsl.kernels.spans import Span, spans
 from scandsl.render.layout import bracketed, weight
 from scandsl.render.names import Names
 
@@ -77,6 +79,7 @@ class Text:
     call: tuple[str, ...] = ()  # of a plain call: the function, then its arguments
     fresh: bool = False  # a tensor that nothing else looks at, so that its room may be taken
     product: tuple[str, ...] = ()  # of a matrix product: left, right, and a factor if there is one
+    diagonal: str = ""  # of a matrix with zeros beside its diagonal: what stands on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,7 @@ class TorchPrinter:
         self._fixed: set[Ref] = set()
         self._adjoints: dict[tuple[Ref, ...], tuple[str, ...]] = {}
         self._spans: dict[tuple[Ref, bool, int], str] = {}
+        self._known: Mapping[Ref, Span] = spans(values) if scope.in_place else {}
         self._runs: dict[Recur, str] = {}
         self._behind: frozenset[Ref] = frozenset()
         self._expected = False
@@ -223,6 +227,9 @@ class TorchPrinter:
     def _read(self, ref: Ref) -> tuple[Ref, ...]:
         """The values that the text of a value holds: of a diagonal what stands on it."""
         value = self.values[ref]
+        if ref in self._known:
+            known = self._known[ref]
+            return (known.decays,) if known.rows is None else (known.decays, known.rows)
         if isinstance(value.op, Where) and self._diagonal(value, value.op):
             return (value.op.a,)
         return operands(value.op)
@@ -384,6 +391,8 @@ class TorchPrinter:
                 return Text(self.scope.sizes[dim], number=True)
             case Iota(dim):
                 return Text(f"torch.arange({self.scope.sizes[dim]}, device={self.scope.device})")
+            case Unary() if ref in self._known:
+                return self._over_span(value, self._known[ref])
             case Unary(fn, x):
                 return self._unary(ref, fn, self._text[x], self.values[x])
             case Binary():
@@ -398,10 +407,6 @@ class TorchPrinter:
             case Clamp():
                 return self._clamp(value, value.op)
             case Where(c, a, b):
-                if self._diagonal(value, value.op):
-                    return self.call(
-                        "torch.diag_embed", self._tensor(self._text[a], value.kind).text
-                    )
                 return self._where(value, c, a, b)
             case MakeComplex(re, im):
                 return self._complex(value, re, im)
@@ -545,6 +550,9 @@ class TorchPrinter:
         """The operation in the room of an operand; `None` if both are still needed."""
         if fn not in ("add", "sub", "mul"):
             return None
+        if fn == "add" and (a.diagonal or b.diagonal):
+            a, b = (b, a) if a.diagonal else (a, b)
+            return self.call("_add_diagonal_", a.text, b.diagonal) if a.fresh else None
         if fn != "sub" and (not a.fresh or (fn == "add" and a.product and not b.product)):
             a, b = (b, a) if b.fresh else (a, b)
         if not a.fresh:
@@ -592,6 +600,9 @@ class TorchPrinter:
         return self.call("torch.clamp", x.text, low.text, high.text)
 
     def _where(self, value: Value, c: Ref, a: Ref, b: Ref) -> Text:
+        if self._diagonal(value, Where(c, a, b)):
+            entries = self._tensor(self._text[a], value.kind).text
+            return replace(self.call("torch.diag_embed", entries), diagonal=entries)
         condition = self._tensor(self.operand(c, value.dims), Kind.BOOL)
         x, y = self.operand(a, value.dims), self.operand(b, value.dims)
         mask = self.values[c].op
@@ -737,15 +748,33 @@ class TorchPrinter:
 
     def _decayed(self, refs: Sequence[Ref], decays: Ref, factors: bool, block: int) -> list[str]:
         """Arguments of a function of rows and of the decays between them."""
+        tensors = [self._tensor(self._text[r], self.values[r].kind).text for r in refs]
+        return [*tensors, self._spans_of(decays, factors, block)]
+
+    def _spans_of(self, decays: Ref, factors: bool, block: int) -> str:
+        """The name of decays over stretches of rows, which are printed once."""
         key = (decays, factors, block)
         if key not in self._spans:
             name = self.names.fresh("spans", numbered=True)
             text = self._tensor(self._text[decays], self.values[decays].kind).text
             how = ["factors=True"] if factors else [f"block={block}"] if block else []
+            whole = any(x.decays == decays and x.block == block for x in self._known.values())
+            how += ["whole=True"] if whole and not factors else []
             self.lines.append(f"{name} = {self.call('_spans', text, *how).text}")
             self._spans[key] = name
-        tensors = [self._tensor(self._text[r], self.values[r].kind).text for r in refs]
-        return [*tensors, self._spans[key]]
+        return self._spans[key]
+
+    def _over_span(self, value: Value, known: Span) -> Text:
+        """A product of decays that is known from those between rows."""
+        name = self._spans_of(known.decays, False, known.block)
+        if known.of == "through":
+            return Text(f"{name}.since * {name}.each", MUL)
+        text = Text(f"{name}.{known.of}")
+        if known.rows is None:
+            return text
+        after = len(value.dims) - 1 - value.dims.index(ROW)
+        rows = self._text[known.rows].text
+        return self.call("_held", text.text, rows, str(after), "0.0")
 
     def _several(self, q: Ref) -> list[str]:
         """How many queries a token has, where they are stacked."""
