@@ -20,7 +20,7 @@ import click
 from scandsl import __version__
 from scandsl.diagnostics import Diagnostic, InternalError, ScanError, Severity, Source, render
 from scandsl.driver import OptionError
-from scandsl.loader import decode, load, read_source, write_atomic
+from scandsl.loader import MOST_BYTES, decode, load, read_source, write_atomic
 
 if TYPE_CHECKING:
     from scandsl.analysis.program import Program
@@ -97,18 +97,28 @@ def _exit_status(function: Callable[P, None]) -> Callable[P, None]:
         except InternalError as error:
             click.echo(f"scandsl: internal error: {error}\nThis is a bug in scandsl.", err=True)
             sys.exit(1)
+        except OSError as error:
+            click.echo(f"scandsl: {_refused(error)}", err=True)
+            sys.exit(1)
         except _Failed:
             sys.exit(1)
 
     return wrapped
 
 
+def _refused(error: OSError) -> str:
+    """What the system would not do, in one line."""
+    name = error.filename2 or error.filename
+    reason = error.strerror or type(error).__name__
+    return reason if name is None else f"{os.fsdecode(name)}: {reason}"
+
+
 def _spec_files(paths: Sequence[Path]) -> list[Path]:
     """The files named, and all `.scan` files under the folders named, each once, in order."""
     found: dict[Path, None] = {}
     for path in paths:
-        for file in sorted(path.rglob("*.scan")) if path.is_dir() else [path]:
-            found[file] = None
+        inside = sorted(f for f in path.rglob("*.scan") if f.is_file()) if path.is_dir() else [path]
+        found.update(dict.fromkeys(inside))
     if not found:
         raise click.UsageError("no .scan file there: " + ", ".join(map(str, paths)))
     return list(found)
@@ -130,6 +140,9 @@ def _each(files: Sequence[Path], work: Callable[[Path], None]) -> None:
             work(file)
         except ScanError as error:
             _show(error.source, error.diagnostics)
+            failed = True
+        except OSError as error:
+            click.echo(f"scandsl: {file}: {_refused(error)}", err=True)
             failed = True
     if failed:
         raise _Failed
@@ -218,10 +231,11 @@ def _compile_one(file: Path, target: Path, options: Options, stale_only: bool) -
 
     compilation = compile_source(read_source(file), options)
     _show(compilation.front.source, compilation.front.warnings)
-    old = target.read_text(encoding="utf-8") if target.is_file() else None
+    module = compilation.module.encode()
+    fresh = target.is_file() and target.read_bytes() == module
     if stale_only:
-        return old == compilation.module
-    if old != compilation.module:
+        return fresh
+    if not fresh:
         write_atomic(target, compilation.module)
     click.echo(f"{file} -> {target}")
     return True
@@ -419,7 +433,7 @@ def fmt(paths: tuple[Path, ...], only_check: bool) -> None:
 def _format_stdin(only_check: bool) -> None:
     from scandsl.syntax.format import format_source
 
-    source = decode("<stdin>", sys.stdin.buffer.read())
+    source = decode("<stdin>", sys.stdin.buffer.read(MOST_BYTES))
     text = format_source(source)
     if not only_check:
         click.echo(text, nl=False)
@@ -437,7 +451,7 @@ def _format_one(file: Path, only_check: bool) -> bool:
     if old == new.encode():
         return True
     if not only_check:
-        write_atomic(file, new)
+        write_atomic(file.resolve(), new)
     return False
 
 

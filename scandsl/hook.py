@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from scandsl.loader import cached_module
+from scandsl.loader import CacheLoader, cached_module
 
 
 class ScanFinder:
@@ -28,9 +28,7 @@ class ScanFinder:
             file = Path(entry or ".") / f"{name.rpartition('.')[2]}.scan"
             if file.is_file():
                 generated = str(cached_module(file))
-                return spec_from_file_location(
-                    name, generated, loader=SourceFileLoader(name, generated)
-                )
+                return spec_from_file_location(name, generated, loader=CacheLoader(name, generated))
         return None
 
 

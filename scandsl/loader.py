@@ -11,18 +11,26 @@ import hashlib
 import importlib.util
 import os
 import re
+import stat
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from threading import RLock
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from scandsl.diagnostics import Diagnostic, ScanError, Source, Span
 
 _PACKAGE = Path(__file__).resolve().parent
 _lock = RLock()
+MOST_BYTES = 16 * 2**20
+"""Of a file that holds more, or never ends, this much is read: far more than a spec may have."""
+_UNFINISHED = ".tmp"
+_ABANDONED = 3600.0  # seconds after which an unfinished file is nobody's
 
 
 def load(
@@ -42,6 +50,9 @@ def load(
     return import_file(file, f"scandsl_cache.{file.stem}")
 
 
+_SEAL = "# scandsl cache "  # the last line of a cache entry: the hash of all before it
+
+
 def cached_module(
     path: str | os.PathLike[str],
     *,
@@ -59,9 +70,35 @@ def cached_module(
     key = hashlib.sha256("\0".join([Path(path).name, *words, compiler_hash()]).encode())
     stem = re.sub(r"\W", "_", Path(path).stem)
     file = cache_directory() / f"{stem}_{key.hexdigest()[:16]}.py"
-    if not file.is_file():
-        write_atomic(file, compile_source(source, options).module)
+    if not _intact(file):
+        write_atomic(file, _sealed(compile_source(source, options).module))
     return file
+
+
+def _sealed(text: str) -> str:
+    """A module with a last line by which a damaged one is told."""
+    return f"{text}{_SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n"
+
+
+def _intact(file: Path) -> bool:
+    """Whether a cache entry is there, and whole."""
+    try:
+        data = file.read_bytes()
+    except OSError:
+        return False
+    text, mark, seal = data.rpartition(_SEAL.encode())
+    return bool(mark) and seal.strip() == hashlib.sha256(text).hexdigest().encode()
+
+
+class CacheLoader(SourceFileLoader):
+    """Imports a generated file; bytecode beside it that is damaged is passed over."""
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """The code of the module, from its source if the bytecode cannot be read."""
+        try:
+            return super().get_code(fullname)
+        except (EOFError, ValueError, TypeError, ImportError):
+            return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def import_file(file: Path, name: str) -> ModuleType:
@@ -69,7 +106,8 @@ def import_file(file: Path, name: str) -> ModuleType:
     with _lock:
         if name in sys.modules:
             return sys.modules[name]
-        spec = importlib.util.spec_from_file_location(name, file)
+        loader = CacheLoader(name, os.fspath(file))
+        spec = importlib.util.spec_from_file_location(name, file, loader=loader)
         if spec is None or spec.loader is None:
             raise ImportError(f"{file} is not a Python file")
         module = importlib.util.module_from_spec(spec)
@@ -83,8 +121,12 @@ def import_file(file: Path, name: str) -> ModuleType:
 
 
 def read_source(path: str | os.PathLike[str]) -> Source:
-    """The text of a spec under the name it was given."""
-    return decode(os.fspath(path), Path(path).read_bytes())
+    """The text of a spec under the name it was given; of one beyond all limits, its beginning."""
+    with Path(path).open("rb") as file:
+        data = file.read(MOST_BYTES)
+    if len(data) == MOST_BYTES:  # the cut may go through a character
+        data = data.decode("utf-8", "ignore").encode()
+    return decode(os.fspath(path), data)
 
 
 def decode(name: str, data: bytes) -> Source:
@@ -101,16 +143,40 @@ def decode(name: str, data: bytes) -> Source:
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a file whole or not at all: into a temporary one beside it, then in its place."""
+    data = text.encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    prefix = f".{path.name[:100]}."
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=_UNFINISHED)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as out:
-            out.write(text)
-        Path(temporary).chmod(0o666 & ~_umask())
+        with os.fdopen(handle, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(handle)
+        Path(temporary).chmod(_mode(path))
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    _sweep(path.parent, prefix)
+
+
+def _mode(path: Path) -> int:
+    """Who may read a file: as before, or as new files are made."""
+    try:
+        return stat.S_IMODE(path.lstat().st_mode) if path.is_file() else 0o666 & ~_umask()
+    except OSError:
+        return 0o666 & ~_umask()
+
+
+def _sweep(folder: Path, prefix: str) -> None:
+    """Take away what processes that were killed left beside a file long ago."""
+    before = time.time() - _ABANDONED
+    with suppress(OSError):
+        for file in folder.iterdir():
+            if file.name.startswith(prefix) and file.name.endswith(_UNFINISHED):
+                with suppress(OSError):
+                    if file.lstat().st_mtime < before:
+                        file.unlink()
 
 
 @cache

@@ -41,6 +41,8 @@ _ENTRIES = (*_SCALAR, Transition.KEY, Transition.VALUE, Transition.BOTH, Transit
 )  # fmt: skip
 CHUNKS = (Form.CHUNK, Form.SCAN)
 """The forms of components that a stage of chunks carries out, folds aside."""
+MOST_PAIRS = 200
+"""Products of a chunk with itself, of what enters the state in one step and what looks at it."""
 _SUMS = {"max": "(max, +)", "min": "(min, +)", "logaddexp": "(log-sum-exp, +)"}
 
 
@@ -307,7 +309,17 @@ def _chunk_fault(
         fault = _event_fault(recurrence, component, event, len(state.dims))
         if fault is not None:
             return fault
-    return None
+    return _many_fault(component)
+
+
+def _many_fault(component: Component) -> Fault | None:
+    """Why a step that does very much to one state goes token by token."""
+    enter = sum(isinstance(e, Update | Write) for e in component.events)
+    look = sum(isinstance(e, Probe | Read) for e in component.events)
+    if enter * look <= MOST_PAIRS:
+        return None
+    text = f"{enter} terms enter the state in one step and {look} look at it"
+    return Fault(f"{text}: a chunk would take {enter * look} products, at most {MOST_PAIRS} serve")
 
 
 def _is_column(components: Sequence[Component], component: Component) -> bool:

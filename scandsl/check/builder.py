@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from scandsl.check import errors
 from scandsl.check.shapes import DimTable
-from scandsl.diagnostics import Span
+from scandsl.diagnostics import Diagnostic, Span
 from scandsl.ir.nodes import (
     Cast,
     Const,
@@ -36,13 +37,31 @@ from scandsl.ir.nodes import (
     operands,
 )
 
-MAX_VALUES = 20_000
+MAX_VALUES = 8_000
+MAX_LAG = 20_000
+MAX_DIMS = 8  # of one value: products are written with a letter for each
 
 Key: TypeAlias = tuple[Op, Dims, Kind, str]
 
 
 class TooLarge(Exception):
     """The unrolled step passed the limit; caught where the scan is checked."""
+
+    def diagnostic(self, span: Span) -> Diagnostic:
+        """How it is told."""
+        return errors.too_large(span)
+
+
+class TooWide(TooLarge):
+    """A value has more dimensions than can be computed with."""
+
+    def __init__(self, dims: Dims) -> None:
+        super().__init__(dims)
+        self.dims = dims
+
+    def diagnostic(self, span: Span) -> Diagnostic:
+        """How it is told."""
+        return errors.too_many_dims(span, self.dims, MAX_DIMS)
 
 
 @dataclass(slots=True)
@@ -70,6 +89,8 @@ class Builder:
     def _append(self, op: Op, dims: Dims, kind: Kind, span: Span) -> Ref:
         if len(self.values) >= MAX_VALUES:
             raise TooLarge
+        if len(dims) > MAX_DIMS:
+            raise TooWide(dims)
         varies = isinstance(op, Input | Prev | Time | Every | Lag | LagState | Load)
         varies = varies or any(self.values[x].varies for x in operands(op))
         self.values.append(Value(op, dims, kind, varies, None, span))

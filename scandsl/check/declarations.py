@@ -27,6 +27,8 @@ RESERVED = frozenset({
 
 # A static size above this cannot be unrolled or laid out sensibly.
 MAX_STATIC = 2**31 - 1
+# More of one kind than this make a step that takes long to compile and that nobody can read.
+MAX_DECLARED = 64
 
 
 @dataclass(slots=True)
@@ -66,7 +68,11 @@ def declare(
     _order_dims(out, scan)
     if whole:
         _check_sizes(out)
+    counts: dict[str, int] = {}
     for kind, item in items:
+        counts[kind] = counts.get(kind, 0) + 1
+        if counts[kind] == MAX_DECLARED + 1:
+            report(errors.too_many_declared(item.span, kind, MAX_DECLARED))
         _item(out, kind, item)
     if whole:
         _check_whole(out, scan)

@@ -870,6 +870,22 @@ def too_large(span: Span) -> Diagnostic:
     return Diagnostic("the step becomes too large here", span, (mend,))
 
 
+def too_many_dims(span: Span, dims: Dims, limit: int) -> Diagnostic:
+    """A value with more dimensions than can be computed with."""
+    message = f"a value may have {limit} dimensions, and here one has {len(dims)}"
+    mend = f"they are {_listing(dims)}; join some of them, or sum earlier"
+    return Diagnostic(message, span, (mend,))
+
+
+def too_many_declared(span: Span, role: str, limit: int) -> Diagnostic:
+    """More inputs, states or the like than a step can have."""
+    return Diagnostic(
+        f"a scan may declare {limit} {role}s, and this is one more",
+        span,
+        ("stack them along a static dimension: `input x[R, D]`",),
+    )
+
+
 def integer_too_large(span: Span) -> Diagnostic:
     """A literal beyond 64 bits."""
     return Diagnostic(

@@ -135,9 +135,9 @@ def _run(scan: _Scan, expected: Mapping[str, ForwardType] | None, known: Finding
         _defaults(out)
         ctx.place = Place.STEP
         out.complete = statements.run_step(ctx, scan.syntax.body)
-    except TooLarge:
+    except TooLarge as limit:
         ctx.frames.clear()
-        ctx.report(errors.too_large(scan.syntax.name.span))
+        ctx.report(limit.diagnostic(scan.syntax.name.span))
         out.complete = False
     return out
 

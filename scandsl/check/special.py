@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from scandsl.check import brackets, errors, names
-from scandsl.check.builder import MAX_VALUES, TooLarge
+from scandsl.check.builder import MAX_LAG, MAX_VALUES, TooLarge
 from scandsl.check.constants import fold
 from scandsl.check.context import Context, Frame, Place, StateView, Typed
 from scandsl.check.walk import strip
@@ -70,8 +70,8 @@ def _distance(ctx: Context, expr: ast.Expr) -> int | None:
     if n < 1:
         ctx.report(errors.lag_too_short(expr.span, ctx.text(expr.span), n))
         return None
-    if n > MAX_VALUES:
-        ctx.report(errors.lag_too_long(expr.span, n, MAX_VALUES))
+    if n > MAX_LAG:
+        ctx.report(errors.lag_too_long(expr.span, n, MAX_LAG))
         return None
     return n
 

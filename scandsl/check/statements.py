@@ -44,9 +44,9 @@ def run_step(ctx: Context, body: tuple[ast.Statement, ...]) -> bool:
     for statement in body:
         try:
             run(ctx, (statement,))
-        except TooLarge:
+        except TooLarge as limit:
             ctx.frames.clear()
-            ctx.report(errors.too_large(_header(statement)))
+            ctx.report(limit.diagnostic(_header(statement)))
             return False
     return True
 

@@ -171,11 +171,17 @@ def _behind_where(values: Sequence[Value], stop: int, known: Iterable[Ref]) -> f
 
 def _structural(values: Sequence[Value], c: Ref) -> bool:
     """Whether a condition is about the rows of a chunk (a triangle, the tail), not about data."""
-    op = values[c].op
-    if isinstance(op, Row) or (isinstance(op, Iota) and op.dim.startswith("#")):
-        return True
-    inner = operands(op)
-    return bool(inner) and all(_structural(values, r) for r in inner)
+    pending, seen = [c], {c}
+    while pending:
+        op = values[pending.pop()].op
+        if isinstance(op, Row) or (isinstance(op, Iota) and op.dim.startswith("#")):
+            continue
+        inner = operands(op)
+        if not inner:
+            return False
+        pending += [r for r in inner if r not in seen]
+        seen.update(inner)
+    return True
 
 
 class _Push:
