@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scandsl.analysis.forms import is_fold
+from scandsl.analysis.hoist import hoisted
 from scandsl.analysis.program import Form, Stage
 from scandsl.analysis.report import Json, describe, report
 from scandsl.analysis.show import show
@@ -325,15 +326,41 @@ def _over_time(plan: Plan) -> bool:
     return plan.form is Form.SEQUENTIAL or not _in_kernels(plan)
 
 
+def _around(plan: Plan) -> tuple[Stage, ...]:
+    """The kernel over time and what is computed in front and behind, if there is any."""
+    found = hoisted(plan.program)
+    return () if found is None else found.stages
+
+
 def _step_costs(plan: Plan) -> tuple[Setting, dict[str, KernelCost]]:
     recurrence = plan.program.recurrence
     at = setting(recurrence, SIZE, ITEM)
-    return at, step_costs(recurrence, step_program(step_of(lower(recurrence))), at)
+    stages = _around(plan)
+    for stage in stages:
+        if stage.form is Form.SEQUENTIAL:
+            recurrence = stage.program.recurrence
+    wide = frozenset(name for stage in stages for name in stage.passed)
+    return at, step_costs(recurrence, step_program(step_of(lower(recurrence))), at, wide)
+
+
+def _around_lines(plan: Plan) -> list[str]:
+    """Which products with constant matrices the kernel over time does not do."""
+    out = []
+    for stage in _around(plan):
+        if stage.form is Form.MAP:
+            found = stage.program.recurrence
+            texts = [
+                f"{o.name} = {show(found.values, o.value, inside=True)}" for o in found.outputs
+            ]
+            place = "in front" if stage.passed else "behind"
+            out += [f"  {place:<9} for all tokens at once: {text}" for text in texts]
+    return out
 
 
 def _step_lines(plan: Plan) -> list[str]:
     at, costs = _step_costs(plan)
-    out = [f"  per token and head; sizes {SIZE}, bfloat16, {TOKENS} tokens:"]
+    out = _around_lines(plan)
+    out.append(f"  per token and head; sizes {SIZE}, bfloat16, {TOKENS} tokens:")
     for direction, cost in costs.items():
         floor = compulsory_bytes(plan.program.recurrence, at, direction == "backward")
         total = cost.read + cost.written
@@ -349,6 +376,9 @@ def _step_lines(plan: Plan) -> list[str]:
 def _steps(plan: Plan) -> Json:
     at, costs = _step_costs(plan)
     data: Json = {"size": SIZE, "dtype": "bfloat16", "tokens": TOKENS}
+    outer = [(s, [o.name for o in s.program.recurrence.outputs]) for s in _around(plan)]
+    data["in_front"] = [n for s, names in outer for n in names if s.form is Form.MAP and s.passed]
+    data["behind"] = [n for s, names in outer for n in names if s.form is Form.MAP and not s.passed]
     for direction, cost in costs.items():
         data[direction] = {
             "launches": 1,

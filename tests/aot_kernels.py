@@ -25,6 +25,7 @@ def _arguments(recurrence: Any, request: Mapping[str, Any]) -> tuple[list[torch.
     everything = tuple(d.name for d in recurrence.dims if d.size is None)
     wide = next((s.dims for s in recurrence.states if len(s.dims) == 2), everything)
     sizes = {d.name: d.size or 8 for d in recurrence.dims} | dict.fromkeys(wide, request["size"])
+    sizes |= request.get("sizes", {})
     lengths = request.get("lengths")
     lead = (request.get("batch", 1), request.get("time", 130))
     lead = lead if lengths is None else (1, sum(lengths))

@@ -185,6 +185,61 @@ def test_states_entry_by_entry_stay_on_chip_at_the_sizes_of_models(target: Targe
         assert target != SM90 or forward["spilled_bytes"] == 0, forward
 
 
+# All other examples whose kernels go token by token, at sizes of models.
+ROWS = {"heads": 1}
+STATES = {"sizes": {"D": 512, "N": 64}, "heads": 1}
+OTHERS: dict[str, tuple[int, dict[str, Any]]] = {
+    "min_gru": (1024, ROWS), "exponential_moving_average": (1024, ROWS), "hgrn": (1024, ROWS),
+    "decayed_max": (1024, ROWS), "holt": (1024, ROWS), "rwkv4": (1024, ROWS),
+    "short_convolution": (1024, ROWS), "log_sum_exp": (8, {"heads": 64}),
+    "mega_moving_average": (16, {"sizes": {"D": 1024, "N": 16}, "heads": 1}),
+    "s4d": (64, STATES), "h3": (64, STATES), "s4": (64, STATES),
+    "s5": (64, {"sizes": {"M": 512, "N": 256}, "heads": 1}),
+    "lru": (64, {"sizes": {"P": 512, "N": 512}, "heads": 1}),
+    "linoss": (64, {"sizes": {"P": 128, "N": 128}, "heads": 1}),
+    "elman_rnn": (128, {"heads": 8}), "gru": (128, {"heads": 8}), "lstm": (128, {"heads": 8}),
+    "slstm": (128, {"heads": 8}), "kalman_filter": (16, {}), "hippo_legs": (64, {}),
+    "linear_state_space": (64, {}), "rational_transfer_function": (8, {"heads": 64}),
+    "seasonal_autoregression": (8, {"heads": 64}), "titans": (64, {}), "ttt_linear": (64, {}),
+    "ttt_mlp": (64, {"sizes": {"K": 64, "V": 64, "M": 256}}),
+}  # fmt: skip
+# Bytes that forward kernels take of local memory for Hopper, at most: 32 are what the slow path of
+# sine and cosine asks for.
+LOCAL = {"hgrn": 32, "s4d": 32, "h3": 32, "s5": 32, "lru": 32, "ttt_mlp": 352}
+
+
+def other_faults(scans: Iterable[str], target: Target) -> list[str]:
+    """What is wrong with the kernels of these examples for a target."""
+    names = list(scans)
+    sized = {name: OTHERS[name] for name in names}
+    calls = [request(n, size, "bfloat16", target, **how) for n, (size, how) in sized.items()]
+    found = []
+    for name, kernels in zip(names, ask(calls), strict=True):
+        ways = [k["name"].endswith("backward") for k in kernels]
+        if ways != [False, True]:
+            found.append(f"{name}: kernels {[k['name'] for k in kernels]}")
+        found += [f"{name}: {text}" for text in faults(0, "", target, kernels)]
+        local = sum(k.get("spilled_bytes") or 0 for k in kernels[:1])
+        if target == SM90 and local > LOCAL.get(name, 0):
+            found.append(f"{name}: {local} bytes of local memory")
+    return found
+
+
+def test_projected_states_keep_their_tiles() -> None:
+    assert not other_faults(["lru", "linoss"], SM90)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", SHARED, ids=lambda t: str(t[1]))
+def test_every_kernel_over_time_compiles_at_the_sizes_of_models(target: Target) -> None:
+    assert not other_faults(OTHERS, target)
+
+
+def test_every_example_has_a_test_here() -> None:
+    families = {*FAMILY, *FIRST, *REST, *(e[0] for e in ENTRIES), *OTHERS, "ttt_muon", "based"}
+    assert families == {p.stem for p in (ROOT / "examples").glob("*.scan")}
+
+
 @pytest.mark.parametrize("target", [SM80, SM100, GFX942], ids=lambda t: str(t[1]))
 def test_kernels_over_time_compile_elsewhere(target: Target) -> None:
     scans = (("gated_delta_rule", 64), ("hgrn", 64), ("kalman_filter", 16))

@@ -44,7 +44,7 @@ def test_a_batch_of_several_checkpoints(name: str, tmp_path: Path) -> None:
     judge(module, recurrence, Case("plain", Layout(batch=2, time=35, heads=1), carried=True))
 
 
-@pytest.mark.parametrize("name", ["lstm", "lru"])
+@pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_matrices_that_do_not_stay_on_chip(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 
 from scandsl.ir.nodes import (
     Contract,
-    Dims,
     Expand,
     Kind,
     Load,
+    Output,
     Recurrence,
     Ref,
     Tensor,
     made_of,
 )
+from scandsl.kernels.backward import cotangent
 from scandsl.kernels.cost import WIDE, KernelCost, Setting
 from scandsl.kernels.pairs import parts_of
 from scandsl.kernels.program import Store
@@ -35,11 +36,13 @@ REGISTERS = {"forward": 64, "backward": 32}
 """Of each thread, for matrices among the params that stay on chip."""
 
 
-def step_costs(recurrence: Recurrence, program: StepProgram, at: Setting) -> dict[str, KernelCost]:
-    """The launch of each direction."""
-    out = {"forward": _Launch(recurrence, program, at, "forward").forward()}
+def step_costs(
+    recurrence: Recurrence, program: StepProgram, at: Setting, wide: frozenset[str] = frozenset()
+) -> dict[str, KernelCost]:
+    """The launch of each direction; `wide` are inputs and outputs in float32 whatever the call."""
+    out = {"forward": _Launch(recurrence, program, at, "forward", wide).forward()}
     if program.d_inputs or program.d_params or program.d_outer or program.d_parts:
-        out["backward"] = _Launch(recurrence, program, at, "backward").backward()
+        out["backward"] = _Launch(recurrence, program, at, "backward", wide).backward()
     return out
 
 
@@ -56,6 +59,7 @@ class _Launch:
     program: StepProgram
     at: Setting
     direction: str
+    wide: frozenset[str]
 
     # ------------------------------------------------------------ sizes
 
@@ -72,11 +76,11 @@ class _Launch:
         lacking = (d for d in self.program.independent if d not in own)
         return math.prod(-(-sizes[d] // tiles[d]) for d in lacking)
 
-    def row(self, dims: Dims, kind: Kind = Kind.REAL) -> int:
+    def row(self, x: Tensor | Output) -> int:
         """Bytes of one token's share of an argument or a result."""
-        if kind is Kind.COMPLEX:
-            return 2 * WIDE * self.volume(dims)
-        return self.volume(dims) * (self.at.item if dims else WIDE)
+        if x.kind is Kind.COMPLEX:
+            return 2 * WIDE * self.volume(x.dims)
+        return self.volume(x.dims) * (self.at.item if x.dims and x.name not in self.wide else WIDE)
 
     # ------------------------------------------------------------ loads
 
@@ -93,7 +97,7 @@ class _Launch:
         params = () if self.holds() else self.matrices()
         for tensor in (*self.recurrence.inputs, *params):
             if names & set(parts_of(tensor.name, tensor.kind)):
-                total += self.row(tensor.dims, tensor.kind) * self.copies(tensor.dims)
+                total += self.row(tensor) * self.copies(tensor.dims)
         return total
 
     def matrices(self) -> tuple[Tensor, ...]:
@@ -134,7 +138,7 @@ class _Launch:
     def forward(self) -> KernelCost:
         p = self.program
         roots = [*(s.value for s in p.outputs), *(c.next for c in p.parts)]
-        written = sum(self.row(o.dims, o.kind) for o in self.recurrence.outputs)
+        written = sum(self.row(o) for o in self.recurrence.outputs)
         kept = WIDE * sum(self.volume(c.dims) for c in p.parts) / checkpoint_steps(TOKENS)
         return KernelCost(
             "forward", self.arguments(self.loaded(roots)), written, self.operations(roots), kept
@@ -150,7 +154,7 @@ class _Launch:
         carried = [WIDE * self.volume(c.dims) * self.copies(c.dims) for c in p.parts]
         again = sum(x for c, x in zip(p.parts, carried, strict=True) if c.name in names)
         read = self.arguments(self.loaded(replay)) + self.arguments(names) + again
-        read += sum(self.row(o.dims, o.kind) for o in self.recurrence.outputs)
+        read += sum(self.row(o) for o in self.recurrence.outputs)
         read += sum(carried) / checkpoint_steps(TOKENS)
         shares = [self.shares(store) for store in by_row]
         read += sum(x for x, parts in shares if parts > 1)
@@ -162,4 +166,5 @@ class _Launch:
         """Bytes of a gradient's row in all its shares, and how many these are."""
         parts = self.copies(store.dims)
         alone = parts == 1 and store.dims and store in self.program.d_inputs
+        alone = alone and store.name not in map(cotangent, self.wide)
         return self.volume(store.dims) * (self.at.item if alone else WIDE) * parts, parts

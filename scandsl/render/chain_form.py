@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from scandsl.analysis.forms import is_fold
 from scandsl.analysis.program import Decay, Form, Program, Stage
-from scandsl.ir.nodes import Dims, Input, Kind, Recurrence, Ref, Tensor, operands
+from scandsl.ir.nodes import Input, Kind, Output, Recurrence, Ref, Tensor, operands
 from scandsl.plan import Plan
 from scandsl.render.form import Handed, RenderedForm, RenderedMove, RenderedSlices
 from scandsl.render.functions import FunctionPrinter
@@ -32,6 +32,7 @@ from scandsl.render.lowering import Lowered, lower
 from scandsl.render.map_form import render_map
 from scandsl.render.names import PRIVATE_LOCALS, Names, inner_names
 from scandsl.render.scan import ScanNames, StatePart, base_names, is_smooth, state_parts
+from scandsl.render.sequential_triton import render_sequential_triton
 from scandsl.render.tables import scan_table
 
 _STATEFUL = (Form.CHUNK, Form.INVARIANT, Form.SCAN, Form.SEQUENTIAL)
@@ -60,7 +61,7 @@ class _Link:
 
     def form(self, backend: str) -> RenderedForm:
         """The form for a backend, else the one in tensor operations."""
-        return self.forms.get(backend, self.forms["torch"])
+        return self.forms[backend if backend in self.forms else "torch"]
 
 
 Renderer: TypeAlias = Callable[
@@ -87,6 +88,35 @@ def chain_forms(
         if stage.form in (Form.MAP, Form.CONVOLUTION):
             cheap |= set(stage.passed)
     return tuple(_Chain(names, tuple(links), b).render() for b in _backends(links))
+
+
+def hoisted_form(
+    plan: Plan, names: ScanNames, printer: FunctionPrinter, handed: Handed | None
+) -> RenderedForm:
+    """The form for Triton of a chain that is one kernel over time and maps in front and behind.
+
+    `handed` is what goes between it and others where it is a stage of a chain itself.
+    """
+    links: list[_Link] = []
+    outer = frozenset[str]() if handed is None else handed.passed
+    given: set[str] = set()
+    for number, stage in enumerate(plan.program.stages, 1):
+        own = Handed(outer.union(stage.passed), frozenset(given), frozenset(given))
+        links.append(_link(plan, stage, number, names, printer, own, _over_time))
+        given |= set(stage.passed)
+    return _Chain(names, tuple(links), "triton", alone=True, inner=handed is not None).render()
+
+
+def _over_time(
+    plan: Plan,
+    names: ScanNames,
+    lowered: Lowered,
+    printer: FunctionPrinter,
+    handed: Handed | None,
+) -> tuple[RenderedForm, ...]:
+    """The kernel over time alone."""
+    del plan, printer
+    return (render_sequential_triton(names, lowered, handed.passed if handed else None),)
 
 
 def _backends(links: Sequence[_Link]) -> list[str]:
@@ -135,7 +165,7 @@ def _link(
         rendered = (render_map(own, recurrence, own_printer, handed.passed),)
     printer.helpers |= own_printer.helpers
     forms = {f.backend: f for f in rendered}
-    if stage.form not in (Form.CHUNK, Form.SCAN):
+    if stage.form not in (Form.CHUNK, Form.SCAN) and "torch" in forms:
         table = "\n".join(scan_table(own, (), None))
         forms["torch"] = replace(forms["torch"], tables=(table,))
     memory = iter(stage.memories)
@@ -164,11 +194,16 @@ def _stage_names(recurrence: Recurrence, names: ScanNames, number: int) -> ScanN
 
 @dataclass(slots=True)
 class _Chain:
-    """The functions of one backend."""
+    """The functions of one backend.
+
+    `alone`: no other chain prints its stages in tensor operations.  `inner`: it is a stage itself.
+    """
 
     names: ScanNames
     links: tuple[_Link, ...]
     backend: str
+    alone: bool = False
+    inner: bool = False
     local: Names = field(init=False)
     start: dict[str, str] = field(init=False)
     value: dict[str, str] = field(init=False)
@@ -186,7 +221,6 @@ class _Chain:
         """Both functions, after those of the stages."""
         stem = f"{self.names.private}_{self.backend}_chain"
         forward, backward, saved = f"{stem}_forward", f"{stem}_backward", f"{stem}_saved"
-        torch = self.backend == "torch"
         used = [f for link in self.links if (f := self._rendered(link)) is not None]
         kept = [self.local.fresh(f"kept_{self.value[n]}") for n in self._kept_values()]
         kept_by = [
@@ -196,7 +230,7 @@ class _Chain:
         blocks = [f.source.strip("\n") for f in used]
         blocks += ["\n".join(self._forward(forward)), "\n".join(self._saved(saved))]
         blocks.append("\n".join(self._backward(backward, kept, kept_by)))
-        tables = tuple(t for f in used for t in f.tables) if torch else ()
+        tables = tuple(t for f in used for t in f.tables)
         names = tuple(n for group in ([kept], kept_by) for part in group for n in part)
         return RenderedForm(
             self.backend,
@@ -205,14 +239,14 @@ class _Chain:
             backward,
             names,
             saved,
-            slices=self._slices(),
+            slices=None if self.alone else self._slices(),
             tables=tables,
         )
 
     def _rendered(self, link: _Link) -> RenderedForm | None:
         """What has to be printed for this backend: tensor operations are printed once."""
-        if self.backend == "torch":
-            return link.forms["torch"]
+        if self.backend == "torch" or self.alone:
+            return link.form(self.backend)
         return link.forms.get(self.backend)
 
     def _kept_values(self) -> list[str]:
@@ -230,14 +264,16 @@ class _Chain:
         out = [f"{self.names.inner[n]}: Tensor" for n in self.names.recurrence.arguments]
         out += [f"{s}: float" for s in self.names.inner_scalars.values()]
         out += [f"{self.start[p.name]}: Tensor | None" for p in self.names.state]
-        return [*out, "cu_seqlens: Tensor | None"]
+        out.append("cu_seqlens: Tensor | None")
+        return [*out, "sizes: _Sizes"] if self.inner else out
 
     def _prologue(self) -> list[str]:
         lines = tuple_assigned(
             "given", [self.names.inner[n] for n in self.names.recurrence.arguments]
         )
         lines += tuple_assigned("start", [self.start[p.name] for p in self.names.state])
-        lines.append(f"sizes = _measured({self.names.table}, given, start, cu_seqlens)")
+        if not self.inner:
+            lines.append(f"sizes = _measured({self.names.table}, given, start, cu_seqlens)")
         return lines
 
     def _arguments(self, link: _Link) -> list[str]:
@@ -307,8 +343,8 @@ class _Chain:
             name, ["sizes: _Sizes", "save: bool"], "tuple[tuple[Any, torch.dtype], ...]"
         )
         doc = docstring("What the forward keeps for the backward: shapes and dtypes.")
-        dims = {o.name: o.dims for link in self.links for o in link.recurrence.outputs}
-        shapes = [self._shape(dims[n]) for n in self._kept_values()]
+        found = {o.name: o for link in self.links for o in link.recurrence.outputs}
+        shapes = [self._shape(found[n]) for n in self._kept_values()]
         lines = tuple_assigned("kept", shapes)
         calls = [f"{link.form(self.backend).saved_shapes}(sizes, save)" for link in self.links]
         lines += tuple_assigned("saved", self._together(calls))
@@ -320,10 +356,13 @@ class _Chain:
         values = ["*(kept if save else ())"] if self._kept_values() else []
         return [*values, *(f"*{part}" for part in parts)]
 
-    def _shape(self, dims: Dims) -> str:
+    def _shape(self, output: Output) -> str:
         bases = base_names(self.names.recurrence.dims)
-        sizes = "".join(f', sizes.dim["{bases[d]}"]' for d in dims)
-        return f"((sizes.batch, sizes.length, sizes.heads{sizes}), sizes.dtype)"
+        sizes = "".join(f', sizes.dim["{bases[d]}"]' for d in output.dims)
+        dtype = "sizes.dtype"
+        if output.kind is Kind.COMPLEX:
+            dtype = '_kind_dtype("complex", sizes.dtype)'
+        return f"((sizes.batch, sizes.length, sizes.heads{sizes}), {dtype})"
 
     # ------------------------------------------------------------ slices of time
 

@@ -32,6 +32,7 @@ class RenderedSlices:
     gradients of its tensors (`None`: the backward itself serves).  There is one move for each part
     of the state that is no position.  `kernels`: all of it is Triton, worth cutting long sequences
     into segments for.  `steps`: these kernels go token by token, several heads in a program.
+    `tables` are constants of the module that they read.
     """
 
     source: str
@@ -40,6 +41,7 @@ class RenderedSlices:
     moves: tuple[RenderedMove, ...]
     kernels: bool = False
     steps: bool = False
+    tables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from scandsl.analysis.hoist import hoisted
 from scandsl.analysis.program import Form
 from scandsl.kernels.backward import backward_program
 from scandsl.kernels.chunk import chunk_program
@@ -17,7 +18,7 @@ from scandsl.kernels.chunk_pairs import real_chunks, runs, runs_complex
 from scandsl.kernels.coupled_state import ROWS
 from scandsl.kernels.tangents import without_tangents
 from scandsl.plan import Plan
-from scandsl.render.chain_form import chain_forms
+from scandsl.render.chain_form import chain_forms, hoisted_form
 from scandsl.render.chunk_form import ChunkForm
 from scandsl.render.chunk_torch import ChunkTorch
 from scandsl.render.chunk_triton import ChunkTriton
@@ -46,7 +47,7 @@ def forms_of(
     if plan.form is Form.CHAIN:
         chain = chain_forms(plan, names, printer, forms_of)
         if all(form.backend == "torch" for form in chain):  # no stage has a state
-            return (*chain, render_sequential_triton(names, lowered))
+            return (*chain, _steps(plan, names, lowered, printer, None))
         return chain
     if plan.form is Form.BLOCKS or (plan.program.coupled and plan.form is Form.SCAN):
         return _of_given_rows(plan, names, lowered, printer)
@@ -55,7 +56,7 @@ def forms_of(
     if plan.form not in (Form.CHUNK, Form.SCAN):
         passed = None if handed is None else handed.passed
         sequential = render_sequential(names, lowered, printer, passed)
-        return (sequential, render_sequential_triton(names, lowered, passed))
+        return (sequential, _steps(plan, names, lowered, printer, handed))
     return tuple(_chunked(plan, names, lowered, printer, handed))
 
 
@@ -74,7 +75,21 @@ def _of_given_rows(
     torch = ChunkTorch(*arguments, apart=apart)
     rendered = torch.render()
     printer.helpers.update(torch.helpers)
-    return (rendered, render_sequential_triton(names, lowered))
+    return (rendered, _steps(plan, names, lowered, printer, None))
+
+
+def _steps(
+    plan: Plan,
+    names: ScanNames,
+    lowered: Lowered,
+    printer: FunctionPrinter,
+    handed: Handed | None,
+) -> RenderedForm:
+    """The kernels over time, products with constant matrices taken out of the loop."""
+    program = hoisted(plan.program)
+    if program is not None:
+        return hoisted_form(replace(plan, program=program), names, printer, handed)
+    return render_sequential_triton(names, lowered, None if handed is None else handed.passed)
 
 
 def _chunked(
@@ -114,10 +129,9 @@ def _chunked(
         forms.append(rendered)
     elif handed is None or plan.form is Form.SCAN:
         # of a stage of matrix states the events tell the step, not its values
-        passed = None if handed is None else handed.passed
-        steps = render_sequential_triton(names, lowered, passed)
+        steps = _steps(plan, names, lowered, printer, handed)
         if slices is not None and handed is None:
-            own = render_slices_steps(plan.program, forward, names, slices)
+            own = render_slices_steps(plan, forward, names, printer, slices)
             steps = replace(steps, slices=own)
         forms.append(steps)
         sequential = forms[-1].forward

@@ -225,7 +225,8 @@ class _Section:
     def _table(self) -> list[str]:
         """The declarations of the scan, and those of its stages."""
         own = "\n".join(scan_table(self.names, self.backends, self.state_class))
-        return [own, *(t for f in self.forms for t in f.tables)]
+        slices = (f.slices.tables for f in self.forms if f.slices is not None)
+        return [own, *(t for f in self.forms for t in f.tables), *(t for x in slices for t in x)]
 
     def _public(self) -> dict[str, object]:
         """What the template of the public functions takes."""

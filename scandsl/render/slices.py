@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from string import ascii_lowercase
 
-from scandsl.analysis.program import Program
+from scandsl.analysis.hoist import hoisted
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Dim, Dims, Recurrence
 from scandsl.kernels.backward import Backward, cotangent
@@ -20,10 +20,13 @@ from scandsl.kernels.decay_maps import only_decays, with_maps
 from scandsl.kernels.program import ChunkProgram
 from scandsl.kernels.prune import prune
 from scandsl.kernels.state_map import BY, Composition, StateMap, composition
+from scandsl.plan import Plan
+from scandsl.render.chain_form import hoisted_form
 from scandsl.render.chunk_form import ChunkForm
 from scandsl.render.chunk_torch import ChunkTorch
 from scandsl.render.chunk_triton import ChunkTriton
 from scandsl.render.form import RenderedForm, RenderedMove, RenderedSlices
+from scandsl.render.functions import FunctionPrinter
 from scandsl.render.lowering import lower
 from scandsl.render.names import Names, inner_names
 from scandsl.render.scan import ScanNames, base_names, state_parts
@@ -73,9 +76,14 @@ def render_slices_triton(
 
 
 def render_slices_steps(
-    program: Program, forward: ChunkProgram, names: ScanNames, torch: RenderedSlices
+    plan: Plan,
+    forward: ChunkProgram,
+    names: ScanNames,
+    printer: FunctionPrinter,
+    torch: RenderedSlices,
 ) -> RenderedSlices | None:
     """The same for the kernels over time: one that carries the maps, where states only decay."""
+    program = plan.program
     found = composition(forward)
     if found is None or not only_decays(program):
         return None
@@ -89,8 +97,14 @@ def render_slices_steps(
         inner=inner_names(dict.fromkeys(declared)),
         state=state_parts(recurrence),
     )
-    source, name = render_steps_forward(own, lower(recurrence))
-    return replace(torch, source=source, maps=(name,), ends=None, kernels=True, steps=True)
+    without = hoisted(replace(program, recurrence=recurrence))
+    tables: tuple[str, ...] = ()
+    if without is None:
+        source, name = render_steps_forward(own, lower(recurrence))
+    else:
+        form = hoisted_form(replace(plan, program=without), own, printer, None)
+        source, name, tables = form.source, form.forward, form.tables
+    return RenderedSlices(source, (name,), None, torch.moves, True, True, tables)
 
 
 _DEFINED = re.compile(r"^def (\w+)\(")
