@@ -73,7 +73,7 @@ def test_recurrent_matrices_stay() -> None:
     assert found is not None
     loop = found.stages[1].program.recurrence
     inner = {r for v in loop.values if isinstance(v.op, Contract) for r in operands(v.op)}
-    matrices = {loop.values[r].op for r in inner} & {Param(n) for n in ("Wz", "Wc", "Rz", "O")}
+    matrices = {loop.values[r].op for r in inner} & {Param(n) for n in ("Wz", "Wc", "Rz", "U")}
     assert matrices == {Param("Rz")}
 
 
