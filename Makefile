@@ -10,12 +10,13 @@ export PYTHONHASHSEED ?= 0
 TEST_ENV := OMP_NUM_THREADS=1 PYTHONPATH=
 WORKERS ?= 2
 
-.PHONY: help demo test test-all check fmt docs clean
+.PHONY: help demo test test-all fuzz check fmt docs clean
 
 help:
 	@echo "make demo      compile, check and train with the examples (about two minutes)"
 	@echo "make test      the tests (sampled sweeps)"
 	@echo "make test-all  the tests with the full sweeps"
+	@echo "make fuzz N=2000   random specs against the reference, going on where it stopped"
 	@echo "make check     ruff, mypy --strict, import ranks, formatting of the examples"
 	@echo "make fmt       format Python and .scan files"
 	@echo "make docs      write docs/examples.md anew"
@@ -41,6 +42,10 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m '' tests
+
+N ?= 200
+fuzz: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m tests.fuzz $(N) $(FUZZ)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -144,12 +144,11 @@ class _Joiner:
         done = {old: new for old, new in self.moved.items() if new is not None}
         return replace(self.program, dims=dims).rewritten(self.b.values, done)
 
-    def _copy(self, value: Value) -> Ref:
+    def _copy(self, value: Value) -> Ref | None:
         refs = [self.moved[r] for r in operands(value.op)]
         left = [r for r in refs if r is not None]
-        if len(left) < len(refs):
-            (only,) = left
-            return only
+        if len(left) < len(refs):  # a sum; of parts that another brings there is nothing left
+            return left[0] if left else None
         op = with_operands(value.op, left)
         return self.b.emit(op, value.dims, value.kind, value.name, value.span, varies=value.varies)
 

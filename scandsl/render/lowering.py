@@ -424,7 +424,22 @@ def whole_step(lowered: Lowered) -> Stage:
         }
     cut |= {p.prev: p.name for p in lowered.parts}
     inputs = [x.name for x in lowered.recurrence.inputs]
-    return cutter.extract(roots, cut, [*inputs, *(p.name for p in lowered.parts)])
+    stage = cutter.extract(roots, cut, [*inputs, *(p.name for p in lowered.parts)])
+    return _with_all_arguments(stage, lowered.recurrence)
+
+
+def _with_all_arguments(stage: Stage, recurrence: Recurrence) -> Stage:
+    """The stage with a leaf for every argument, in their order: callers hand all of them over."""
+    declared = {x.name: x for x in (*recurrence.inputs, *recurrence.params)}
+    varying = {x.name for x in recurrence.inputs}
+    values, found = list(stage.values), dict(stage.leaves)
+    for name in recurrence.arguments:
+        if name not in found:  # the step reads nothing of it
+            found[name] = len(values)
+            x = declared[name]
+            values.append(Value(Load(name), x.dims, x.kind, name in varying))
+    order = dict.fromkeys((*recurrence.arguments, *found))
+    return replace(stage, values=tuple(values), leaves=tuple((n, found[n]) for n in order))
 
 
 def initial_values(lowered: Lowered) -> tuple[tuple[str, ...], Stage]:

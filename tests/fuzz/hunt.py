@@ -1,0 +1,104 @@
+"""One numbered spec: drawn, tried, and made as small as can be if something is wrong with it.
+
+In: a number.  Out: a `Record`.  Under one version of hypothesis a number is always the same spec.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
+
+from tests.fuzz.judge import Broken, Refused, Tried, Untame, Wrong, judge
+from tests.fuzz.specs import CLASSES, specs
+from tests.fuzz.trials import Trial, trials
+
+TRITON_EVERY = 4
+SHRINKING = 60.0  # seconds that a fault may take to be made small
+FAULTS = (Refused, Broken, Wrong)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What became of one spec; `fault` is empty if nothing is wrong with it."""
+
+    number: int
+    seconds: float
+    classes: tuple[str, ...] = ()
+    form: str = ""
+    backends: tuple[str, ...] = ()
+    fault: str = ""
+    message: str = ""
+    text: str = ""
+    trial: str = ""
+
+
+def alone() -> None:
+    """Make this process ready to try specs beside others."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # numpy in Triton's interpreter, sums of unlike dimensions
+
+
+def hunt(number: int, judged: Callable[[str, Trial], Tried] = judge, shrink: bool = True) -> Record:
+    """Try the spec of this number; its first step is meant to have the class whose turn it is."""
+    begun = time.monotonic()
+    calls: list[tuple[str, Trial]] = []
+    found: list[Tried] = []
+    bad: dict[tuple[str, Trial], Exception] = {}
+    end = 0.0
+
+    def once(text: str, trial: Trial) -> None:
+        nonlocal end
+        calls.append((text, trial))
+        assume(len(calls) > 1)  # hypothesis begins with the simplest of all specs, every time
+        if (text, trial) in bad:
+            raise bad[text, trial]
+        if bad and time.monotonic() > end:
+            return  # small enough: nothing else fails from now on
+        try:
+            found.append(judged(text, trial))
+        except Untame:
+            assume(False)
+        except FAULTS as fault:
+            end = end or time.monotonic() + SHRINKING
+            bad[text, trial] = fault
+            raise
+
+    triton = (number + number // len(CLASSES)) % TRITON_EVERY == 0
+    phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
+    quiet = settings(
+        max_examples=1,
+        deadline=None,
+        database=None,
+        phases=phases,
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+    )
+    drawn = given(specs(CLASSES[number % len(CLASSES)]), trials(triton))
+    record = Record(number, 0.0)
+    try:
+        seed(number)(quiet(drawn(once)))()
+    except FAULTS as fault:
+        text, trial = calls[-1]
+        record = replace(record, fault=type(fault).__name__, message=str(fault))
+        record = replace(record, text=text, trial=trial.line())
+    if found:
+        first = found[0]
+        record = replace(record, classes=first.classes, form=first.form, backends=first.backends)
+    return replace(record, seconds=time.monotonic() - begun)
+
+
+def draw(number: int) -> tuple[str, Trial]:
+    """The spec of a number as it was drawn, and how it is tried; nothing is compiled."""
+    calls: list[tuple[str, Trial]] = []
+
+    def keep(text: str, trial: Trial) -> Tried:
+        calls.append((text, trial))
+        return Tried((), "", ())
+
+    hunt(number, keep)
+    return calls[0]

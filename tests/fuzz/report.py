@@ -1,0 +1,42 @@
+"""What a run of many specs found, as a table for the terminal.
+
+In: `Record`s.  Out: rich tables and lines.  Does not print.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from tests.fuzz.hunt import Record
+from tests.fuzz.specs import CLASSES
+
+
+def table(records: Sequence[Record]) -> Table:
+    """A row per structure class: how many specs hold it, in which forms, how many are wrong."""
+    out = Table(title=f"{len(records)} specs drawn", title_justify="left")
+    out.add_column("structure class")
+    for name in ("specs", "on Triton", "chunk", "scan", "chain", "blocks", "sequential", "faults"):
+        out.add_column(name, justify="right")
+    for name in CLASSES:
+        held = [r for r in records if name in r.classes]
+        forms = Counter(r.form for r in held)
+        triton = sum("triton" in r.backends for r in held)
+        counts = [len(held), triton, *(forms[f] for f in ("chunk", "scan", "chain", "blocks"))]
+        counts += [forms["sequential"], sum(bool(r.fault) for r in held)]
+        out.add_row(name, *map(str, counts))
+    return out
+
+
+def summary(records: Sequence[Record]) -> list[str]:
+    """Totals, then every fault."""
+    untame = sum(not r.classes and not r.fault for r in records)
+    bad = [r for r in records if r.fault]
+    seconds = sum(r.seconds for r in records)
+    lines = [
+        f"{len(records) - untame - len(bad)} agree in every form, {len(bad)} do not, "
+        f"{untame} have no data that keeps them bounded; {seconds:.0f} s of one core"
+    ]
+    return lines + [f"number {r.number}: {r.fault}: {r.message.splitlines()[0]}" for r in bad]
