@@ -3,11 +3,12 @@
 In: the values of a kernel and its results, in the order in which they are wanted.  Out: the values
 that they need, operands before users.  Each value is computed where it is first needed, and of its
 operands first the one whose making takes most room beside its result (Sethi and Ullman 1970).
+Products that share a computed factor follow each other where that lets it go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from scandsl.ir.nodes import (
     CumProd,
@@ -24,8 +25,10 @@ from scandsl.ir.nodes import (
     SegmentProduct,
     Spread,
     Value,
+    made_of,
     operands,
 )
+from scandsl.kernels.apart import multiplies
 from scandsl.kernels.program import ROW
 
 _WITHIN = (Segment, SegmentAdjoint, SegmentProduct, CumSum, CumProd)  # hold some tiles on the way
@@ -35,6 +38,10 @@ _DEEP = (Inverse, Scores, ScoresAdjoint, Spread)  # hold many
 def in_order(values: Sequence[Value], roots: Sequence[Ref]) -> tuple[Ref, ...]:
     """The values that the roots are made of, in the order of their computation."""
     peaks = _peaks(values)
+    users: dict[Ref, list[Ref]] = {}
+    for ref in sorted(made_of(values, roots)):
+        for part in set(operands(values[ref].op)):
+            users.setdefault(part, []).append(ref)
     found: dict[Ref, None] = {}
     for root in roots:
         pending = [root]
@@ -49,7 +56,35 @@ def in_order(values: Sequence[Value], roots: Sequence[Ref]) -> tuple[Ref, ...]:
                 continue
             pending.pop()
             found[top] = None
+            found.update(dict.fromkeys(_last_uses(values, users, found, top)))
     return tuple(found)
+
+
+def _last_uses(
+    values: Sequence[Value], users: Mapping[Ref, Sequence[Ref]], found: Container[Ref], ref: Ref
+) -> list[Ref]:
+    """The products after which a computed factor of this one is let go, if all can be made now.
+
+    The matrix units take the factor in a form of its own, which then serves all of them.
+    """
+    out: list[Ref] = []
+    for factor in operands(values[ref].op) if multiplies(values, values[ref]) else ():
+        rest = [r for r in users[factor] if r not in found]
+        if isinstance(values[factor].op, Input | Load):
+            continue
+        if all(multiplies(values, values[r]) and _known(values, found, r) for r in rest):
+            for user in rest:
+                leaves = (r for r in operands(values[user].op) if r not in found)
+                out += [*leaves, user]
+    return out
+
+
+def _known(values: Sequence[Value], found: Container[Ref], ref: Ref) -> bool:
+    """Whether the operands of a value are computed, or carried."""
+    return all(
+        r in found or (isinstance(values[r].op, Load) and ROW not in values[r].dims)
+        for r in operands(values[ref].op)
+    )
 
 
 def _size(value: Value) -> int:
