@@ -165,14 +165,15 @@ class Separator:
         return inner and [(self.b.rename(p, pairs), self.b.rename(q, pairs)) for p, q in inner]
 
     def _contraction(self, x: Ref, y: Ref, over: Dims) -> list[Pair] | None:
-        """A sum over static dimensions, term by term; or one that lies on one side only."""
-        b = self.b
+        """A sum over static dimensions, term by term; or one that lies on one side only.
+
+        Within the sum its dimensions are its own, whatever they are outside.
+        """
+        b, summed = self.b, frozenset(over)
         for right in (True, False):
-            wide = Separator(
-                b,
-                sorted(self.left if right else self.left | set(over)),
-                sorted(self.right | set(over) if right else self.right),
-            )
+            left = self.left - summed if right else self.left | summed
+            other = self.right | summed if right else self.right - summed
+            wide = Separator(b, sorted(left), sorted(other))
             found = self._product_of(wide, x, y, over, right)
             if found is not None:
                 return found

@@ -14,12 +14,17 @@ import torch
 from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 
 from tests.fuzz.judge import Broken, Refused, Tried, Untame, Wrong, judge
+from tests.fuzz.reduce import reduced
 from tests.fuzz.specs import CLASSES, specs
 from tests.fuzz.trials import Trial, trials
 
 TRITON_EVERY = 4
-SHRINKING = 60.0  # seconds that a fault may take to be made small
+SHRINKING = 45.0  # seconds that a fault may take to be made small, each time
 FAULTS = (Refused, Broken, Wrong)
+
+
+class Enough(BaseException):
+    """The time for making a fault small is over; hypothesis lets this through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ def hunt(number: int, judged: Callable[[str, Trial], Tried] = judge, shrink: boo
         if (text, trial) in bad:
             raise bad[text, trial]
         if bad and time.monotonic() > end:
-            return  # small enough: nothing else fails from now on
+            raise Enough
         try:
             found.append(judged(text, trial))
         except Untame:
@@ -82,14 +87,40 @@ def hunt(number: int, judged: Callable[[str, Trial], Tried] = judge, shrink: boo
     record = Record(number, 0.0)
     try:
         seed(number)(quiet(drawn(once)))()
-    except FAULTS as fault:
-        text, trial = calls[-1]
+    except (*FAULTS, Enough):
+        (text, trial), fault = min(bad.items(), key=_size)
+        text = _smallest(text, trial, fault, judged) if shrink else text
         record = replace(record, fault=type(fault).__name__, message=str(fault))
         record = replace(record, text=text, trial=trial.line())
     if found:
         first = found[0]
         record = replace(record, classes=first.classes, form=first.form, backends=first.backends)
     return replace(record, seconds=time.monotonic() - begun)
+
+
+def _smallest(
+    text: str, trial: Trial, fault: Exception, judged: Callable[[str, Trial], Tried]
+) -> str:
+    """The text without what the fault, in the same run of the same kind, can do without."""
+    end = time.monotonic() + SHRINKING
+
+    def same(smaller: str) -> bool:
+        if time.monotonic() > end:
+            return False
+        try:
+            judged(smaller, trial)
+        except type(fault) as other:
+            return str(other).split(":")[0] == str(fault).split(":")[0]
+        except (*FAULTS, Untame):
+            return False
+        return False
+
+    return reduced(text, same)
+
+
+def _size(item: tuple[tuple[str, Trial], Exception]) -> tuple[int, int]:
+    (text, trial), _ = item
+    return len(text), sum(trial.sizes) + trial.length + sum(trial.packed)
 
 
 def draw(number: int) -> tuple[str, Trial]:
