@@ -1,7 +1,7 @@
 """Makes a faulty spec smaller by its text: statements left out, calls replaced by what they hold.
 
-In: a text and a test that says whether a text is still faulty.  Out: a smaller faulty text.  This is
-what hypothesis cannot do in the time there is: a line may go although much was drawn after it.
+In: a text and a test that says whether a text is still faulty.  Out: a smaller faulty text.  This
+is what hypothesis cannot do in the time there is: a line may go although much was drawn after it.
 """
 
 from __future__ import annotations
