@@ -1,0 +1,1 @@
+"""Planted faults and mutants of the compiler: a check of what checks it."""
