@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
 from tests.faults.copies import ROOT, altered
 from tests.faults.planted import FAULTS, Fault
 

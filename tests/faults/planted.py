@@ -98,7 +98,8 @@ FAULTS = (
     ),
     Fault(
         "the same in a kernel",
-        KERNEL, 'f"heads_{n}", f" // (HEADS // heads_{n})", own)', 'f"heads_{n}", f" % heads_{n}", own)',
+        KERNEL, 'f"heads_{n}", f" // (HEADS // heads_{n})", own)',
+        'f"heads_{n}", f" % heads_{n}", own)',
         _example("simple_gla"), "triton",
     ),
     Fault(
@@ -120,7 +121,8 @@ FAULTS = (
     ),
     Fault(
         "a column too early in the substitution in a kernel",
-        TILES, "here = c[None, None, :] == SIDE - 1 - step", "here = c[None, None, :] == SIDE - step",
+        TILES, "here = c[None, None, :] == SIDE - 1 - step",
+        "here = c[None, None, :] == SIDE - step",
         _example("delta_net"), "triton",
     ),
     Fault(
