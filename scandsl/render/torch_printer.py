@@ -61,6 +61,7 @@ from scandsl.kernels.program import ROW
 from scandsl.kernels.spans import Span, spans
 from scandsl.render.layout import bracketed, weight
 from scandsl.render.names import Names
+from scandsl.render.slopes import Slope, slopes
 
 ATOM, POWER, UNARY, MUL, ADD, BIT_AND, BIT_OR, COMPARE = 100, 90, 80, 70, 60, 50, 40, 30
 
@@ -171,6 +172,8 @@ class TorchPrinter:
         self._adjoints: dict[tuple[Ref, ...], tuple[str, ...]] = {}
         self._spans: dict[tuple[Ref, bool, int], str] = {}
         self._known: Mapping[Ref, Span] = spans(values) if scope.in_place else {}
+        printed = scope.autograd or scope.numeric
+        self._slopes: Mapping[Ref, Slope] = {} if printed else slopes(values)
         self._runs: dict[Recur, str] = {}
         self._behind: frozenset[Ref] = frozenset()
         self._expected = False
@@ -230,6 +233,8 @@ class TorchPrinter:
         if ref in self._known:
             known = self._known[ref]
             return (known.decays,) if known.rows is None else (known.decays, known.rows)
+        if ref in self._slopes:
+            return (self._slopes[ref].g, self._slopes[ref].at)
         if isinstance(value.op, Where) and self._diagonal(value, value.op):
             return (value.op.a,)
         return operands(value.op)
@@ -396,7 +401,8 @@ class TorchPrinter:
             case Unary(fn, x):
                 return self._unary(ref, fn, self._text[x], self.values[x])
             case Binary():
-                return self._binary(ref, value, value.op)
+                found = self._slopes.get(ref)
+                return self._slope(value, found) if found else self._binary(ref, value, value.op)
             case Cast(x):
                 text = self._text[x]
                 return (
@@ -545,6 +551,11 @@ class TorchPrinter:
             return text
         function = {"mul": "torch.mul", "div": "torch.div", "mod": "torch.remainder"}.get(op.fn, "")
         return self._strictly(ref, op.fn, text, function, a, b)
+
+    def _slope(self, value: Value, found: Slope) -> Text:
+        """A cotangent times the slope of a function, in one pass."""
+        parts = [self._tensor(self.operand(r, value.dims), value.kind) for r in (found.g, found.at)]
+        return self.call(found.kernel, *(part.text for part in parts))
 
     def _in_place(self, fn: str, a: Text, b: Text) -> Text | None:
         """The operation in the room of an operand; `None` if both are still needed."""
