@@ -11,7 +11,7 @@ from scandsl.driver import Options, compile_source
 from scandsl.ir.adjoint import vjp
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Kind, Ref, UnaryFn
-from scandsl.render.slopes import slopes
+from scandsl.render.slopes import Slope, slope
 from scandsl.testing.compare import Case, runs
 from scandsl.testing.data import Layout
 from tests.generated import imported
@@ -34,13 +34,18 @@ def leaves(kind: Kind = Kind.REAL) -> tuple[Builder, Ref, Ref]:
     return b, b.load("first", (), kind), b.load("second", (), kind)
 
 
+def slopes(b: Builder) -> list[Slope]:
+    return [x for r in range(len(b.values)) if (x := slope(b.values, r)) is not None]
+
+
 @pytest.mark.parametrize("fn", FUNCTIONS)
 def test_derived_slopes_are_found(fn: UnaryFn) -> None:
     b, g, x = leaves()
     y = b.unary(fn, x)
     end = vjp(b, {y: g}, (x,))[x]
     assert end is not None
-    found = slopes(b.values)[end]
+    found = slope(b.values, end)
+    assert found is not None
     assert found.kernel == f"torch.ops.aten.{fn}_backward" and found.g == g
     assert found.at == (y if fn in ("tanh", "sigmoid") else x)
 
@@ -48,7 +53,17 @@ def test_derived_slopes_are_found(fn: UnaryFn) -> None:
 def test_those_of_complex_values_are_not() -> None:
     b, g, x = leaves(Kind.COMPLEX)
     end = b.mul(g, b.sub(b.const(1.0), b.square(b.unary("tanh", x))))
-    assert b.kind_of(end) is Kind.COMPLEX and not slopes(b.values)
+    assert b.kind_of(end) is Kind.COMPLEX and not slopes(b)
+
+
+def test_what_is_made_elsewhere_is_not_looked_into() -> None:
+    b, g, x = leaves()
+    y = b.unary("tanh", x)
+    slow = b.sub(b.const(1.0), b.square(y))
+    end = b.mul(g, slow)
+    assert slope(b.values, end, lambda ref: ref == slow) is None
+    found = slope(b.values, end, lambda ref: ref in (x, y, g))
+    assert found is not None and found.at == y
 
 
 def test_what_only_looks_like_a_slope_is_left() -> None:
@@ -60,7 +75,7 @@ def test_what_only_looks_like_a_slope_is_left() -> None:
     b.mul(g, b.mul(s, b.add(one, b.mul(g, b.sub(one, s)))))
     b.mul(g, b.mul(s, b.sub(b.const(2.0), s)))
     b.mul(g, b.mul(s, b.sub(s, one)))
-    assert not slopes(b.values)
+    assert not slopes(b)
 
 
 def test_they_have_the_right_values(tmp_path: Path) -> None:

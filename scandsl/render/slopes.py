@@ -6,7 +6,7 @@ kernel takes.  The forms looked for are what `scandsl.ir.adjoint` derives from t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -42,6 +42,12 @@ class _Form:
     g: Ref
     at: Ref
 
+    @property
+    def ends(self) -> tuple[Ref, ...]:
+        """What is not looked behind: the product, and what the kernel and the function take."""
+        leaves = (r for r, v in enumerate(self.values) if isinstance(v.op, Load))
+        return (self.root, self.at, *leaves)
+
 
 @cache
 def _forms() -> tuple[_Form, ...]:
@@ -56,17 +62,22 @@ def _forms() -> tuple[_Form, ...]:
     return tuple(out)
 
 
-def slopes(values: Sequence[Value]) -> dict[Ref, Slope]:
-    """The values that are such products."""
-    found: dict[Ref, Slope] = {}
-    for ref, value in enumerate(values):
-        if isinstance(value.op, Binary) and value.op.fn == "mul" and value.kind is Kind.REAL:
-            for form in _forms():
-                match = next(_matches(values, form, form.root, ref, {}), None)
-                if match is not None:
-                    found[ref] = Slope(form.kernel, match[form.g], match[form.at])
-                    break
-    return found
+def slope(
+    values: Sequence[Value], ref: Ref, given: Callable[[Ref], bool] = lambda ref: False
+) -> Slope | None:
+    """The value as such a product, if it is one.
+
+    What is `given` to a function comes from elsewhere: what it is made of may not be at hand there.
+    """
+    value = values[ref]
+    if not isinstance(value.op, Binary) or value.op.fn != "mul" or value.kind is not Kind.REAL:
+        return None
+    for form in _forms():
+        for match in _matches(values, form, form.root, ref, {}):
+            inner = [r for of, r in match.items() if of not in form.ends]
+            if not any(map(given, inner)):
+                return Slope(form.kernel, match[form.g], match[form.at])
+    return None
 
 
 def _matches(

@@ -61,7 +61,7 @@ from scandsl.kernels.program import ROW
 from scandsl.kernels.spans import Span, spans
 from scandsl.render.layout import bracketed, weight
 from scandsl.render.names import Names
-from scandsl.render.slopes import Slope, slopes
+from scandsl.render.slopes import Slope, slope
 
 ATOM, POWER, UNARY, MUL, ADD, BIT_AND, BIT_OR, COMPARE = 100, 90, 80, 70, 60, 50, 40, 30
 
@@ -172,8 +172,7 @@ class TorchPrinter:
         self._adjoints: dict[tuple[Ref, ...], tuple[str, ...]] = {}
         self._spans: dict[tuple[Ref, bool, int], str] = {}
         self._known: Mapping[Ref, Span] = spans(values) if scope.in_place else {}
-        printed = scope.autograd or scope.numeric
-        self._slopes: Mapping[Ref, Slope] = {} if printed else slopes(values)
+        self._slopes: dict[Ref, Slope | None] = {}
         self._runs: dict[Recur, str] = {}
         self._behind: frozenset[Ref] = frozenset()
         self._expected = False
@@ -210,6 +209,9 @@ class TorchPrinter:
         found = self.scope.leaf(ref, self.values[ref])
         return Text(found) if isinstance(found, str) else found
 
+    def _is_given(self, ref: Ref) -> bool:
+        return self._leaf(ref) is not None and not isinstance(self.values[ref].op, Const)
+
     def _needed(self, roots: Sequence[Ref]) -> list[Ref]:
         seen: set[Ref] = set()
         stack = list(roots)
@@ -233,8 +235,8 @@ class TorchPrinter:
         if ref in self._known:
             known = self._known[ref]
             return (known.decays,) if known.rows is None else (known.decays, known.rows)
-        if ref in self._slopes:
-            return (self._slopes[ref].g, self._slopes[ref].at)
+        if (found := self._slope_of(ref)) is not None:
+            return (found.g, found.at)
         if isinstance(value.op, Where) and self._diagonal(value, value.op):
             return (value.op.a,)
         return operands(value.op)
@@ -401,7 +403,7 @@ class TorchPrinter:
             case Unary(fn, x):
                 return self._unary(ref, fn, self._text[x], self.values[x])
             case Binary():
-                found = self._slopes.get(ref)
+                found = self._slope_of(ref)
                 return self._slope(value, found) if found else self._binary(ref, value, value.op)
             case Cast(x):
                 text = self._text[x]
@@ -551,6 +553,14 @@ class TorchPrinter:
             return text
         function = {"mul": "torch.mul", "div": "torch.div", "mod": "torch.remainder"}.get(op.fn, "")
         return self._strictly(ref, op.fn, text, function, a, b)
+
+    def _slope_of(self, ref: Ref) -> Slope | None:
+        """The value as a cotangent times a slope, where autograd and numbers do not forbid it."""
+        if self.scope.autograd or self.scope.numeric:
+            return None
+        if ref not in self._slopes:
+            self._slopes[ref] = slope(self.values, ref, self._is_given)
+        return self._slopes[ref]
 
     def _slope(self, value: Value, found: Slope) -> Text:
         """A cotangent times the slope of a function, in one pass."""
