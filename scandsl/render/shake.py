@@ -46,10 +46,9 @@ def shaken(text: str) -> str:
     """The module without what is not read."""
     edits = _Edits()
     tree = ast.parse(text)
-    kept = _top_level(tree, edits)
-    for node in kept:
+    for node, inside in _top_level(tree, edits):
         if isinstance(node, ast.FunctionDef):
-            _locals(node, edits)
+            _locals(inside, edits)
     lines = text.split("\n")
     _comments(lines, edits)
     return "\n".join(_without_empty_sections(edits.applied(lines)))
@@ -58,8 +57,8 @@ def shaken(text: str) -> str:
 # ---------------------------------------------------------------- the top level
 
 
-def _top_level(tree: ast.Module, edits: _Edits) -> list[ast.stmt]:
-    """Mark what goes; the statements that stay."""
+def _top_level(tree: ast.Module, edits: _Edits) -> list[tuple[ast.stmt, list[ast.AST]]]:
+    """Mark what goes; the statements that stay, each with all nodes in it."""
     private: dict[str, list[ast.stmt]] = {}
     imports: list[ast.Import | ast.ImportFrom] = []
     roots: list[ast.stmt] = []
@@ -74,8 +73,7 @@ def _top_level(tree: ast.Module, edits: _Edits) -> list[ast.stmt]:
             private.setdefault(name, []).append(node)
             if name == _LISTED and isinstance(node, ast.Assign):
                 listed = node
-    read = _reached(roots, private)
-    stay = [*roots, *(n for name, nodes in private.items() if name in read for n in nodes)]
+    read, stay = _reached(roots, private)
     for name, nodes in private.items():
         for node in nodes if name not in read else ():
             edits.drop_statement(node)
@@ -99,16 +97,22 @@ def _private_name(node: ast.stmt) -> str | None:
     return name if name is not None and name.startswith("_") and name[1:2] != "_" else None
 
 
-def _reached(roots: Iterable[ast.stmt], private: dict[str, list[ast.stmt]]) -> set[str]:
-    """All names that the roots and what they refer to read."""
+def _reached(
+    roots: Iterable[ast.stmt], private: dict[str, list[ast.stmt]]
+) -> tuple[set[str], list[tuple[ast.stmt, list[ast.AST]]]]:
+    """All names that the roots and what they refer to read; those statements, with their nodes."""
     read: set[str] = set()
     pending = list(roots)
+    stay = []
     while pending:
-        for node in ast.walk(pending.pop()):
+        statement = pending.pop()
+        inside = list(ast.walk(statement))
+        stay.append((statement, inside))
+        for node in inside:
             if isinstance(node, ast.Name) and node.id not in read:
                 read.add(node.id)
                 pending.extend(private.get(node.id, ()))
-    return read
+    return read, stay
 
 
 def _shrink(node: ast.Assign, read: set[str], edits: _Edits) -> None:
@@ -145,11 +149,11 @@ def _with_names(node: ast.Import | ast.ImportFrom, names: list[ast.alias]) -> as
 # ---------------------------------------------------------------- inside functions
 
 
-def _locals(function: ast.FunctionDef, edits: _Edits) -> None:
-    """Mark sizes that are not read, and name the unread parts of tuples `_`."""
-    loads = Counter(_loads(function))
-    loads.update(n for s in ast.walk(function) if isinstance(s, ast.Global) for n in s.names)
-    pending = [n for n in ast.walk(function) if isinstance(n, ast.Assign) and len(n.targets) == 1]
+def _locals(inside: Sequence[ast.AST], edits: _Edits) -> None:
+    """Mark sizes that a function does not read, and name the unread parts of tuples `_`."""
+    loads = Counter(_loads(inside))
+    loads.update(n for s in inside if isinstance(s, ast.Global) for n in s.names)
+    pending = [n for n in inside if isinstance(n, ast.Assign) and len(n.targets) == 1]
     for node in reversed(pending):
         names = _targets(node.targets[0])
         unread = [n for n in names if not loads[n.id] and n.id != "_"]
@@ -157,15 +161,15 @@ def _locals(function: ast.FunctionDef, edits: _Edits) -> None:
             continue
         if len(unread) == len(names) and _plain(node.value):
             edits.drop_statement(node)
-            loads.subtract(_loads(node))
+            loads.subtract(_loads(ast.walk(node)))
         elif isinstance(node.targets[0], ast.Tuple):
             for name in unread:
                 place = (name.col_offset, name.end_col_offset or name.col_offset, "_")
                 edits.change.setdefault(name.lineno - 1, []).append(place)
 
 
-def _loads(node: ast.AST) -> Iterator[str]:
-    for n in ast.walk(node):
+def _loads(inside: Iterable[ast.AST]) -> Iterator[str]:
+    for n in inside:
         if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load):
             yield n.id
         elif isinstance(n, ast.AugAssign) and isinstance(n.target, ast.Name):
