@@ -48,8 +48,16 @@ def alone() -> None:
     warnings.simplefilter("ignore")  # numpy in Triton's interpreter, sums of unlike dimensions
 
 
-def hunt(number: int, judged: Callable[[str, Trial], Tried] = judge, shrink: bool = True) -> Record:
-    """Try the spec of this number; its first step is meant to have the class whose turn it is."""
+def hunt(
+    number: int,
+    judged: Callable[[str, Trial], Tried] = judge,
+    shrink: bool = True,
+    triton: bool | None = None,
+) -> Record:
+    """Try the spec of this number; its first step is meant to have the class whose turn it is.
+
+    One in four is tried on Triton, unless `triton` says it of this one.
+    """
     begun = time.monotonic()
     calls: list[tuple[str, Trial]] = []
     found: list[Tried] = []
@@ -73,7 +81,8 @@ def hunt(number: int, judged: Callable[[str, Trial], Tried] = judge, shrink: boo
             bad[text, trial] = fault
             raise
 
-    triton = (number + number // len(CLASSES)) % TRITON_EVERY == 0
+    if triton is None:
+        triton = (number + number // len(CLASSES)) % TRITON_EVERY == 0
     phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
     quiet = settings(
         max_examples=1,
