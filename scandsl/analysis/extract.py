@@ -206,7 +206,9 @@ class _Extraction:
             return replace(value, op=Load(self.reads[ref]))
         if isinstance(value.op, Lag):
             return value  # its operand may come later, and is put right at the end
-        return replace(value, op=map_operands(value.op, self.new.__getitem__))
+        made = [self.values[self.new[r]] for r in operands(value.op)]
+        varies = value.varies or any(v.varies for v in made)  # what is handed on comes per token
+        return replace(value, op=map_operands(value.op, self.new.__getitem__), varies=varies)
 
     # ------------------------------------------------------------ declarations
 
