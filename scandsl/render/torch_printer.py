@@ -654,10 +654,16 @@ class TorchPrinter:
         if x.number and y.number:
             x, y = self._tensor(x, Kind.REAL), self._tensor(y, Kind.REAL)
         if x.number:
-            x = self.call("torch.full_like", y.text, x.text)
+            x = self._beside(y, x)
         if y.number:
-            y = self.call("torch.full_like", x.text, y.text)
+            y = self._beside(x, y)
         return self.call("_complex", x.text, y.text)
+
+    def _beside(self, x: Text, number: Text) -> Text:
+        """A number as the other part of a complex value; `x`, unless a name, is printed once."""
+        if x.text.isidentifier():
+            return self.call("torch.full_like", x.text, number.text)
+        return self._tensor(number, Kind.REAL)
 
     # ------------------------------------------------------------ dimensions
 
