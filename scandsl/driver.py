@@ -7,11 +7,12 @@ formatting start without sympy and jinja2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from scandsl.diagnostics import Diagnostic, ScanError, Source
+from scandsl.diagnostics import Diagnostic, ScanError, Source, Span
 
 if TYPE_CHECKING:
     from scandsl.analysis.program import Program
@@ -70,12 +71,26 @@ def check(source: Source, settings: Mapping[str, int] | None = None) -> Front:
     raise ScanError(source, found)
 
 
+@contextmanager
+def _of_bounded_depth(front: Front) -> Iterator[None]:
+    """Values made of values made of values ...: beyond what Python can follow it is the spec's."""
+    try:
+        yield
+    except RecursionError:
+        message = "a value of the step is made through too many others, one after the other"
+        mend = "unroll less: a smaller static, or fewer turns of a loop"
+        place = front.recurrences[0].span
+        line = Span(place.start, max(front.source.text.find("\n", place.start), place.start + 1))
+        raise ScanError(front.source, [Diagnostic(message, line, (mend,))]) from None
+
+
 def analyse(source: Source, options: Options) -> tuple[Front, tuple[Program, ...]]:
     """The front end and the analysis."""
     from scandsl.analysis import analyse as analyse_recurrence
 
     front = check(source, options.settings)
-    return front, tuple(analyse_recurrence(r, options.form) for r in front.recurrences)
+    with _of_bounded_depth(front):
+        return front, tuple(analyse_recurrence(r, options.form) for r in front.recurrences)
 
 
 def plan(source: Source, options: Options) -> tuple[Front, tuple[Plan, ...]]:
@@ -84,9 +99,10 @@ def plan(source: Source, options: Options) -> tuple[Front, tuple[Plan, ...]]:
 
     front, programs = analyse(source, options)
     try:
-        return front, tuple(
-            make_plan(p, options.form, options.chunk, options.schedule) for p in programs
-        )
+        with _of_bounded_depth(front):
+            return front, tuple(
+                make_plan(p, options.form, options.chunk, options.schedule) for p in programs
+            )
     except PlanError as error:
         raise OptionError(f"{source.name}: {error}") from None
 
@@ -96,4 +112,5 @@ def compile_source(source: Source, options: Options) -> Compilation:
     from scandsl.render import render_module
 
     front, plans = plan(source, options)
-    return Compilation(front, plans, render_module(plans, source))
+    with _of_bounded_depth(front):
+        return Compilation(front, plans, render_module(plans, source))

@@ -13,6 +13,7 @@ import sympy
 from scandsl.analysis.program import Event, Probe, Update, Write
 from scandsl.ir.nodes import Binary, Cast, Const, Dims, Expand, Recurrence, Ref, Unary, Value
 
+MOST_LEADERS = 12  # vectors that each further one is compared with
 Factors = tuple[tuple[Ref, int], ...]  # values along the contracted dimensions, with powers
 
 
@@ -28,8 +29,9 @@ def merged_pairs(
     leaders: list[Ref] = []
     pairs: list[tuple[Ref, Ref]] = []
     for ref in vectors:
+        nearest = leaders[-MOST_LEADERS:]
         leader = next(
-            (x for x in leaders if collinear(recurrence.values, x, ref, contracted)), None
+            (x for x in nearest if collinear(recurrence.values, x, ref, contracted)), None
         )
         if leader is None:
             leaders.append(ref)

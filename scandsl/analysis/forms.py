@@ -305,11 +305,14 @@ def _chunk_fault(
     for ref, value in enumerate(recurrence.values):
         if isinstance(value.op, LagState) and value.op.state == state.name:
             return Fault(f"`{show(recurrence.values, ref)}` looks back at the state", ref)
+    fault = _many_fault(component)
+    if fault is not None:
+        return fault
     for event in component.events:
         fault = _event_fault(recurrence, component, event, len(state.dims))
         if fault is not None:
             return fault
-    return _many_fault(component)
+    return None
 
 
 def _many_fault(component: Component) -> Fault | None:

@@ -37,7 +37,7 @@ from scandsl.ir.nodes import (
     operands,
 )
 
-MAX_VALUES = 8_000
+MAX_VALUES = 2_500
 MAX_LAG = 20_000
 MAX_DIMS = 8  # of one value: products are written with a letter for each
 

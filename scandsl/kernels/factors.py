@@ -55,6 +55,9 @@ def _product(b: Builder, factors: list[Ref]) -> Ref:
     return first
 
 
+MOST = 16  # factors of a product that are looked through pair by pair
+
+
 class _Chains:
     """The products of a program as lists of factors."""
 
@@ -71,7 +74,7 @@ class _Chains:
     def factors(self, ref: Ref) -> list[Ref]:
         """The factors of a product of three or more, as far as nothing else needs its parts."""
         found, inner = self._flat(ref)
-        if len(found) < 3:
+        if not 3 <= len(found) <= MOST:
             return []
         for pair in combinations(found, 2):
             known = self.pairs.get(frozenset(pair))
