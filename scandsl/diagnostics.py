@@ -28,6 +28,7 @@ class Span:
     end: int
 
 
+MAX_FINDINGS = 100  # of one stage that are shown
 _WIDEST = 160  # characters of a source line that are shown
 
 
@@ -87,8 +88,14 @@ class Findings:
 
     def raise_if_errors(self) -> None:
         """Raise `ScanError` with all findings if at least one is an error."""
-        if any(d.severity is Severity.ERROR for d in self.items):
-            raise ScanError(self.source, self.items)
+        if not any(d.severity is Severity.ERROR for d in self.items):
+            return
+        found = sorted(self.items, key=lambda d: (d.severity is not Severity.ERROR, d.span.start))
+        if len(found) > MAX_FINDINGS:
+            rest = found[MAX_FINDINGS:]
+            text = f"{len(rest)} more findings are not shown"
+            found = [*found[:MAX_FINDINGS], Diagnostic(text, rest[0].span)]
+        raise ScanError(self.source, found)
 
 
 def line_and_column(text: str, offset: int) -> tuple[int, int]:

@@ -78,7 +78,6 @@ def render_module(plans: Sequence[Plan], source: Source) -> str:
             "header": "\n".join(_header(source)),
             "exported": sorted(exported),
             "backends": ", ".join(f'"{b}"' for b in backends),
-            "reads_environment": "os.environ" in extra_runtime,
             "runtime": _runtime(),
             "operations": operations,
             "extra_runtime": extra_runtime,
@@ -264,7 +263,9 @@ class _Section:
             arguments += ["state", "step=True"]
         else:
             arguments += ["initial_state", "cu_seqlens", "backend", "group", "check"]
-        return indented(bracketed("call = _checked(", arguments, ")", 4))
+        name = f"{self.names.public}_step" if step else self.names.public
+        lines = bracketed("_refuse_unknown(", [name, "unknown"], ")", 4)
+        return indented([*lines, *bracketed("call = _checked(", arguments, ")", 4)])
 
     def _scalar_tuple(self) -> str:
         return f"({_inside(self.signature.scalars)})" if self.signature.scalars else "()"
@@ -454,6 +455,7 @@ class _Section:
             "group: Any = None",
             "check: bool = False",
             "allow_tf32: bool = False",
+            "**unknown: Any",
         ]
         return signature(self.names.public, parameters, self._result_type())
 
@@ -461,6 +463,7 @@ class _Section:
         parameters = [f"{t}: Tensor" for t in self.signature.tensors]
         parameters.append(f"state: {self._state_type()} | None = None")
         parameters += [f"{s}: float | None = None" for s in self.signature.scalars]
+        parameters.append("**unknown: Any")
         outputs = ["Tensor"] * len(self.recurrence.outputs)
         result = f"tuple[{', '.join([*outputs, self._state_type()])}]"
         return signature(f"{self.names.public}_step", parameters, result)
@@ -473,14 +476,18 @@ class _Section:
             "output_final_state: bool = False",
             "cu_seqlens: Tensor | None = None",
             "check: bool = False",
+            "**unknown: Any",
         ]
         return signature(f"{self.names.public}_reference", parameters, self._result_type())
 
     def _reference_call(self) -> list[str]:
+        name = f"{self.names.public}_reference"
+        lines = bracketed("_refuse_unknown(", [name, "unknown"], ")", 4)
         arguments = [*self.signature.tensors, *(f"{s}={s}" for s in self.signature.scalars)]
         arguments += [f"{n}={n}" for n in ("initial_state", "output_final_state", "cu_seqlens")]
         arguments += ['backend="reference"', "check=check"]
-        return indented(bracketed(f"return {self.names.public}(", arguments, ")", 4))
+        lines += bracketed(f"return {self.names.public}(", arguments, ")", 4)
+        return indented(lines)
 
     def _scan_doc(self) -> str:
         lines = [self.recurrence.doc.strip() or f"The scan `{self.recurrence.name}`.", "", "Args:"]

@@ -26,7 +26,7 @@ MODULE_NAMES = frozenset(
 SIGNATURE_NAMES = frozenset(
     {
         "initial_state", "output_final_state", "cu_seqlens", "backend", "group", "check",
-        "allow_tf32", "state", "heads", "device", "dtype", "options",
+        "allow_tf32", "state", "heads", "device", "dtype", "options", "unknown",
     }
 )  # fmt: skip
 
@@ -76,6 +76,7 @@ _MODULE_OWN = frozenset(
         "NamedTuple",
         "Sequence",
         "Tensor",
+        "get_close_matches",
         "nullcontext",
         "os",
         "pairwise",
