@@ -10,13 +10,15 @@ export PYTHONHASHSEED ?= 0
 TEST_ENV := OMP_NUM_THREADS=1 PYTHONPATH=
 WORKERS ?= 2
 
-.PHONY: help demo test test-all fuzz check fmt docs clean
+.PHONY: help demo test test-all fuzz mutate stress check fmt docs clean
 
 help:
 	@echo "make demo      compile, check and train with the examples (about two minutes)"
 	@echo "make test      the tests (sampled sweeps)"
 	@echo "make test-all  the tests with the full sweeps"
 	@echo "make fuzz N=2000   random specs against the reference, going on where it stopped"
+	@echo "make mutate N=300  random changes of the compiler, and whether any check minds (hours)"
+	@echo "make stress    hard numbers: docs/numerics.md anew (half an hour)"
 	@echo "make check     ruff, mypy --strict, import ranks, formatting of the examples"
 	@echo "make fmt       format Python and .scan files"
 	@echo "make docs      write docs/examples.md anew"
@@ -43,9 +45,15 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m '' tests
 
-N ?= 200
 fuzz: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m tests.fuzz $(N) $(FUZZ)
+	$(TEST_ENV) $(BIN)/python -m tests.fuzz $(or $(N),200) $(FUZZ)
+
+mutate: $(STAMP)
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mutation]'
+	$(TEST_ENV) $(BIN)/python -m tests.faults.mutate --number $(or $(N),300)
+
+stress: $(STAMP)
+	$(BIN)/python benchmarks/stress.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ import torch
 from benchmarks.baselines import CONVOLUTIONS, LOOPS, PLAIN
 from benchmarks.chunked import CHUNK, CHUNKED
 from benchmarks.common import realistic, sizes_for
+from benchmarks.stress import STRESSES, SUBJECTS, arguments, compared
 from scandsl.driver import check
 from scandsl.loader import read_source
 from scandsl.reference import interpret
@@ -113,3 +114,16 @@ def test_cpu_script(tmp_path, blocked):
     (result,) = json.loads(file.read_text())["results"]
     assert result["ratios"]["plain loop"] > 0
     assert all(v["ok"] for v in result["verdicts"])
+
+
+def test_every_stress_spoils_the_arguments_of_a_scan():
+    for stress in STRESSES:
+        generator = torch.Generator().manual_seed(2)
+        given = ((one, arguments(one, 3)) for one in SUBJECTS)
+        assert any(stress.spoil(one, tensors, generator) for one, tensors in given), stress.name
+
+
+def test_errors_under_stress_are_measured_against_the_loop_in_float64():
+    pair = compared(SUBJECTS[1], arguments(SUBJECTS[1], 70))
+    assert 0 < pair.output < 1e-6 > pair.gradient > 0
+    assert 0 < pair.loop_output < 1e-6 > pair.loop_gradient > 0
