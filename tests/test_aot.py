@@ -111,8 +111,8 @@ REST = {
     "delta_net": 0, "conv_gated_delta_rule": 0, "gated_delta_net": 0, "mlstm": 0,
     "mlstm_sigmoid": 0,
     "rwkv7": 8, "delta_product": 8,
-    "xpos_retention": 0, "delta_net_block": 96, "mamba3": 248,
-    "gated_oja_rule": 1640, "gated_slot_attention": 1720,
+    "xpos_retention": 0, "delta_net_block": 0, "gated_slot_attention": 0,
+    "mamba3": 376, "gated_oja_rule": 1640,
 }  # fmt: skip
 WIDE_PRODUCTS = {
     "delta_net", "conv_gated_delta_rule", "gated_delta_net", "xpos_retention", "rwkv7",

@@ -47,10 +47,15 @@ def test_blocks_and_chunks_are_those_of_the_launches(module, size):
 
 
 # Two tiles of a complex state take the room of one twice as wide, and so do states in float32,
-# which are kept where products nearly cancel.
-@pytest.mark.parametrize(
-    ("scan", "chunk"), [("simple_gla", 64), ("linear_attention", 32), ("xpos_retention", 16)]
-)
+# which are kept where products nearly cancel.  Where states go through a softmax, walks cut no
+# dimension of theirs.
+CHUNKS = [
+    ("simple_gla", 64), ("linear_attention", 32), ("xpos_retention", 16),
+    ("gated_slot_attention", 16), ("gated_oja_rule", 64),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("scan", "chunk"), CHUNKS)
 def test_explain_counts_chunks_as_long_as_those_of_the_launches(scan, chunk, monkeypatch):
     path = ROOT / "examples" / f"{scan}.scan"
     _, (found,) = plan(read_source(path), Options())
@@ -58,7 +63,8 @@ def test_explain_counts_chunks_as_long_as_those_of_the_launches(scan, chunk, mon
     module, chosen = load(path), []
     size = module._chunk_size
     monkeypatch.setattr(module, "_chunk_size", lambda *a, **k: chosen.append(size(*a, **k)) or 16)
-    tensors = draw(found.program.recurrence, {"K": 128, "V": 128}, Layout(1, 1, heads=1)).tensors
+    sizes = {d.name: 128 for d in found.program.recurrence.dims}
+    tensors = draw(found.program.recurrence, sizes, Layout(1, 1, heads=1)).tensors
     given = [tensors[n].bfloat16() for n in found.program.recurrence.arguments]
     getattr(module, scan)(*given, backend="triton")
     assert {*chosen} == {chunk}

@@ -12,12 +12,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from scandsl.ir.nodes import Contract, Dims, Kind, Recurrence, Tensor
 from scandsl.kernels.pairs import holds_pairs
 from scandsl.kernels.precision import cancels
 from scandsl.kernels.program import COLUMN, INNER, ROW, Carry, ChunkProgram
-from scandsl.kernels.schedule import Kernel
+from scandsl.kernels.schedule import Kernel, schedule
 from scandsl.plan.limits import CHUNK_TILE, DEEP_TILE, LOOP_TILE, block, chunk_size
 
 WIDE = 4  # bytes of sums, gates and short states
@@ -50,20 +51,35 @@ def setting(
     """All free dimensions of one size, the static ones of theirs; chunks as `program` has them."""
     kept = WIDE if program is not None and cancels(program) else item
     sizes = {d.name: size if d.size is None else d.size for d in recurrence.dims}
-    return Setting(sizes, item, kept, chunk_size(size * planes(recurrence), kept))
+    return Setting(sizes, item, kept, chunk_size(size * planes(recurrence, program), kept))
 
 
-def planes(recurrence: Recurrence) -> int:
-    """How many matrix states of the same dimensions lie side by side.
+def planes(recurrence: Recurrence, program: ChunkProgram | None) -> int:
+    """How many matrix states of the same dimensions lie side by side in a fused walk.
 
     A part of a complex one counts twice, for products of complex vectors have four products.
+    Where a walk can cut no dimension of a state, that one takes two tiles and all states count:
+    registers have room for two tiles beside 16-bit factors, for more only in shorter chunks.
     """
     found: Counter[Dims] = Counter()
     for state in recurrence.states:
         if len(state.dims) > 1:
             paired = state.kind is Kind.COMPLEX or holds_pairs([state.name])
             found[state.dims] += 2 if paired else 1
-    return max(found.values(), default=1)
+    alone = max(found.values(), default=1)
+    walk = None if program is None else _walk(program)
+    if program is None or walk is None or not found:
+        return alone
+    deep = {dims: n for dims, n in found.items() if len(dims) == max(map(len, found))}
+    tiles = sum(n * (1 if {*dims} & {*walk.tiled} else 2) for dims, n in deep.items())
+    fits = tiles == sum(deep.values()) or (tiles == 2 and not cancels(program))
+    return alone if fits else max(alone, tiles)
+
+
+@lru_cache(maxsize=8)
+def _walk(program: ChunkProgram) -> Kernel | None:
+    """The fused walk over the chunks of a forward program."""
+    return next((k for k in schedule(program, fused=True) if k.loop and k.stores), None)
 
 
 def compulsory_bytes(recurrence: Recurrence, at: Setting, backward: bool = False) -> float:

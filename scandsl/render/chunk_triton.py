@@ -91,7 +91,7 @@ class ChunkTriton(ChunkForm):
         return lines
 
     def _planes(self) -> str:
-        count = planes(self.recurrence)
+        count = planes(self.recurrence, self.forward)
         return f", planes={count}" if count > 1 else ""
 
     def _narrowed(self) -> str:
