@@ -179,7 +179,7 @@ class Expressions:
     def _normalised(self, dims: Dims, depth: int) -> str:
         dim = self.source.pick(self.scope.ordered(dims))
         name = self.source.pick(["l2norm", "softmax", "rmsnorm", "layernorm"])
-        constant = ", 0.1" if name != "softmax" and self.source.chance(30) else ""
+        constant = ", 0.1" if name != "softmax" and self.source.chance(60) else ""
         return f"{name}[{dim}]({self.real(dims, depth)}{constant})"
 
     def _special(self, dims: Dims, depth: int) -> str:

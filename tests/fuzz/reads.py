@@ -54,7 +54,8 @@ def seen(x: Expressions, state: str, dims: tuple[str, ...]) -> tuple[str, frozen
         return f"({x.real(every, 1)} @ {state})", frozenset()
     if kind == 9:
         name = x.source.pick(["softmax", "layernorm", "rmsnorm", "l2norm"])
-        return f"{name}[{dim}]({state})", every
+        constant = "" if name == "softmax" else ", 0.1"  # a state begins at zero
+        return f"{name}[{dim}]({state}{constant})", every
     if kind == 10 and x.scope.lags:
         return f"lag({state}, {x.source.number(1, 3)})", every
     if kind == 10:
