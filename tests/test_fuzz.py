@@ -15,7 +15,7 @@ from scandsl.diagnostics import Source
 from scandsl.driver import check
 from scandsl.syntax.format import format_source
 from tests.fuzz.hunt import Record, draw, hunt
-from tests.fuzz.judge import NO_STATE, Tried, Wrong, judge
+from tests.fuzz.judge import NO_STATE, Tried, Untame, Wrong, judge
 from tests.fuzz.regressions import files, keep, read
 from tests.fuzz.report import summary, table
 from tests.fuzz.specs import CLASSES
@@ -71,6 +71,15 @@ def test_drawn_specs_survive_formatting() -> None:
 def test_the_same_number_is_the_same_spec() -> None:
     assert draw(7) == draw(7)
     assert draw(7) != draw(27)
+
+
+def test_specs_without_data_that_stay_bounded_are_counted_as_such() -> None:
+    def planted(text: str, trial: Trial) -> Tried:
+        raise Untame
+
+    record = hunt(3, planted)
+    assert (record.classes, record.fault) == ((), "")
+    assert "1 have no data" in summary([record])[0]
 
 
 def test_faults_are_made_small_and_kept(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ if something is wrong.  Every spec has a number; what was tried is written down 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -47,7 +49,7 @@ def main(count: int, first: int, workers: int, log: Path, again: bool) -> None:
     with log.open("a", encoding="utf-8") as out:
         for record in _shown(console, todo, workers, len(records)):
             records[record.number] = record
-            out.write(json.dumps({"compiler": compiler_hash(), **asdict(record)}) + "\n")
+            out.write(json.dumps({"version": _version(), **asdict(record)}) + "\n")
             out.flush()
             if record.fault:
                 file = keep(FOLDER, record.text, Trial.read(record.trial), record.message)
@@ -59,23 +61,33 @@ def main(count: int, first: int, workers: int, log: Path, again: bool) -> None:
     sys.exit(any(r.fault for r in found))
 
 
+@cache
+def _version() -> str:
+    """A hash of the compiler, and of what draws: a number stands for a spec of theirs."""
+    digest = hashlib.sha256(compiler_hash().encode())
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def _written(log: Path) -> Iterator[Record]:
-    """What was tried before with this very compiler; a line that was cut off is left out."""
+    """What was tried before with this very code; a line that was cut off is left out."""
     lines: Sequence[str] = log.read_text("utf-8").splitlines() if log.exists() else ()
     for line in lines:
         try:
             data = json.loads(line)
         except ValueError:
             continue
-        if data.pop("compiler") == compiler_hash():
+        if data.pop("version") == _version():
             lists = ("classes", "backends")
             yield Record(**{k: tuple(v) if k in lists else v for k, v in data.items()})
 
 
 def _shown(console: Console, todo: list[int], workers: int, before: int) -> Iterator[Record]:
     columns = (TextColumn("specs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    context = multiprocessing.get_context("spawn")
-    with Progress(*columns, console=console) as bar, context.Pool(workers, alone) as pool:
+    # what was imported and registered for a spec stays in a process, so that none lives for long
+    pools = multiprocessing.get_context("spawn").Pool(workers, alone, maxtasksperchild=50)
+    with Progress(*columns, console=console) as bar, pools as pool:
         task = bar.add_task("specs", total=len(todo) + before, completed=before)
         for record in pool.imap_unordered(hunt, todo):
             bar.advance(task)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from hypothesis import HealthCheck, Phase, assume, given, seed, settings
+from hypothesis.errors import Unsatisfiable
 
 from tests.fuzz.judge import Broken, Refused, Tried, Untame, Wrong, judge
 from tests.fuzz.reduce import reduced
@@ -96,6 +97,8 @@ def hunt(
     record = Record(number, 0.0)
     try:
         seed(number)(quiet(drawn(once)))()
+    except Unsatisfiable:
+        return replace(record, seconds=time.monotonic() - begun)
     except (*FAULTS, Enough):
         (text, trial), fault = min(bad.items(), key=_size)
         text = _smallest(text, trial, fault, judged) if shrink else text

@@ -107,10 +107,12 @@ def judge(text: str, trial: Trial) -> Tried:
                         for v in bad
                     )
                     raise Wrong(f"{run.case}, {run.backend}, {run.dtype}: {words}")
-        except ValueError as error:
+        except (Broken, Wrong):
+            raise
+        except Exception as error:
             if "keeps the state bounded" in str(error):
                 raise Untame from error
-            raise
+            raise Broken(f"judging: {type(error).__name__}: {error}") from error
         return Tried(built.classes, built.form, tuple(sorted(used)))
 
 
