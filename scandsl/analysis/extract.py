@@ -85,14 +85,27 @@ def taken(events: Sequence[Event]) -> tuple[Ref, ...]:
 def extracted(
     program: Program, pieces: Sequence[Piece], results: Collection[Ref]
 ) -> tuple[Stage, ...]:
-    """The stages, in order; `results` are those of events that are carried out in chunks."""
-    names = _names(program.recurrence, [r for p in pieces for r in p.passed])
-    given: dict[Ref, str] = {}
-    stages = []
-    for piece in pieces:
-        stages.append(_Extraction(program, piece, given, names, results).stage())
-        given |= {ref: names[ref] for ref in piece.passed}
-    return tuple(stages)
+    """The stages, in order; `results` are those of events that are carried out in chunks.
+
+    What no later stage takes is not handed on.
+    """
+    while True:
+        names = _names(program.recurrence, [r for p in pieces for r in p.passed])
+        given: dict[Ref, str] = {}
+        stages = []
+        for piece in pieces:
+            stages.append(_Extraction(program, piece, given, names, results).stage())
+            given |= {ref: names[ref] for ref in piece.passed}
+        takes = [{*stage.program.recurrence.arguments} for stage in stages]
+        less = []
+        for place, piece in enumerate(pieces):
+            later = set().union(*takes[place + 1 :])
+            passed = tuple(r for r in piece.passed if names[r] in later)
+            if passed or piece.states or piece.memories or piece.outputs:
+                less.append(replace(piece, passed=passed))
+        if less == list(pieces):
+            return tuple(stages)
+        pieces = less
 
 
 def _names(recurrence: Recurrence, refs: Iterable[Ref]) -> dict[Ref, str]:
