@@ -75,7 +75,7 @@ def main() -> int:
     p.add_argument("scans", type=json.loads)
     p.add_argument("backends", nargs="*")
     p.add_argument("--most", type=int, default=-1)
-    args = p.parse_args()
+    args = p.parse_intermixed_args()
     try:
         found = first_fault(args.scans, args.backends, args.most)
     except Exception as error:  # whatever a fault makes of the compiler is found

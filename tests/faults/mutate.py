@@ -199,6 +199,8 @@ def _caught(covering: Sequence[Known], folder: Path) -> tuple[str | None, str]:
         tried = json.dumps([[*x.scan, x.digest] for x in covering[:COMPILED]])
         judge = ["-m", "tests.faults.judge", tried, "--most", str(TRIED)]
         status, said = _run([*judge, "torch", "triton"], folder)
+        if status not in (0, 1):
+            raise RuntimeError(said)
         if status:
             return "judge", said
     tests = [f"tests/test_{name}.py" for name in UNIT]
