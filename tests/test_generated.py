@@ -473,6 +473,7 @@ def _good() -> dict[str, torch.Tensor]:
         ({"k": torch.randn(1, 4, 2)}, ("`k` must be [B, T, H, K]", "(1, 4, 2)")),
         ({"k": torch.randn(1, 4, 2, 7)}, ("`k` has K = 7", "`q` has K = 3")),
         ({"v": torch.randn(1, 5, 2, 5)}, ("`v` has T = 5", "`q` has T = 4")),
+        ({"v": torch.randn(1, 4, 2, 0)}, ("`v` has V = 0", "at least one entry")),
         ({"v": torch.randn(2, 4, 2, 5)}, ("`v` has B = 2",)),
         ({"g": torch.zeros(1, 4, 2, dtype=torch.int64)}, ("`g` must be a real", "torch.int64")),
         ({"beta": torch.randn(1, 4, 2, device="meta")}, ("`beta` must be on cpu", "meta")),
