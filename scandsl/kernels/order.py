@@ -3,7 +3,7 @@
 In: the values of a kernel and its results, in the order in which they are wanted.  Out: the values
 that they need, operands before users.  Each value is computed where it is first needed, and of its
 operands first the one whose making takes most room beside its result (Sethi and Ullman 1970).
-Products that share a computed factor follow each other where that lets it go.
+Products that share a decayed factor follow each other where that lets it go.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ def in_order(values: Sequence[Value], roots: Sequence[Ref]) -> tuple[Ref, ...]:
 def _last_uses(
     values: Sequence[Value], users: Mapping[Ref, Sequence[Ref]], found: Container[Ref], ref: Ref
 ) -> list[Ref]:
-    """The products after which a computed factor of this one is let go, if all can be made now.
+    """The products after which a decayed or turned factor is let go, if all can be made now.
 
     The matrix units take the factor in a form of its own, which then serves all of them.
     """
     out: list[Ref] = []
     for factor in operands(values[ref].op) if multiplies(values, values[ref]) else ():
         rest = [r for r in users[factor] if r not in found]
-        if isinstance(values[factor].op, Input | Load):
+        if not any(isinstance(values[r].op, CumSum) for r in made_of(values, [factor])):
             continue
         if all(multiplies(values, values[r]) and _known(values, found, r) for r in rest):
             for user in rest:
