@@ -77,7 +77,13 @@ def test_recurrent_matrices_stay() -> None:
     assert matrices == {Param("Rz")}
 
 
-@pytest.mark.parametrize("name", TAKEN_OUT)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("recurrent", "in_a_chain")))
+        for name in TAKEN_OUT
+    ],
+)
 def test_kernels_agree_with_the_judge(name: str, module: ModuleType) -> None:
     recurrence = recurrences()[name]
     own = {n: (1, 2, 2)[i % 3] for i, n in enumerate(recurrence.arguments)}
