@@ -450,8 +450,6 @@ def _event_fault(  # noqa: C901 - one rule per event
             if _masked(recurrence, factor):
                 return Fault(f"the decay {text} depends on an `every` block", factor)
             along = ", ".join(event.dims)
-            if event.dims and not component.free and component.transition is Transition.LOW_RANK:
-                return Fault(f"the decay {text} of a vector differs along [{along}]", factor)
             if event.dims not in ((), component.contracted, component.free) or len(event.dims) > 1:
                 return Fault(f"the decay {text} differs along [{along}]; this is to come", factor)
             if event.dims and event.dims != component.contracted and _between(component, event):

@@ -194,6 +194,8 @@ class TorchPrinter:
             if ref not in self._text:
                 self._text[ref] = self._compute(ref)
                 self._settle(ref)
+                if self._uses[ref] > 1:  # what another name stands for may be used once itself
+                    self._text[ref] = replace(self._text[ref], fresh=False)
         return [self._text[r].text for r in roots]
 
     def is_number(self, ref: Ref) -> bool:
