@@ -342,25 +342,30 @@ assert not {"scandsl", "jinja2", "lark"} & set(sys.modules)
 """
 
 
-def test_modules_import_torch_only_and_fast(tmp_path: Path) -> None:
-    """Under 50 ms of processor time the first time, without bytecode: the best of five."""
+@pytest.mark.parametrize(("cached", "limit"), [(True, 0.05), (False, 0.075)])
+def test_modules_import_torch_only_and_fast(cached: bool, limit: float, tmp_path: Path) -> None:
+    """Under 50 ms of processor time, the best of three; the very first time, which compiles to
+    bytecode, may take half as long again.
+    """
     names = []
     for path in EXAMPLES:
-        for turn in range(5):
+        for turn in range(3):
             names.append(f"{path.stem}__{turn}")
             (tmp_path / f"{names[-1]}.py").write_text(text_of(path)[0], encoding="utf-8")
-    call = [sys.executable, "-B", "-c", _IMPORTED, str(tmp_path), *names]
-    environment_ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    flags = [] if cached else ["-B"]
+    call = [sys.executable, *flags, "-c", _IMPORTED, str(tmp_path), *names]
+    left_out = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+    environment_ = {k: v for k, v in os.environ.items() if k not in left_out}
     best: dict[str, float] = {}
-    for _ in range(5):  # other work on the machine can slow a whole pass
+    for _ in range(3):  # other work on the machine can slow a whole pass
         done = subprocess.run(call, env=environment_, capture_output=True, check=True, text=True)
         for line in done.stdout.splitlines():
             name, spent = line.split()
             best[name] = min(float(spent), best.get(name, 9.0))
-        if max(best.values()) < 0.05:
+        if max(best.values()) < limit:
             break
     assert len(best) == len(EXAMPLES)
-    assert max(best.values()) < 0.05, best
+    assert max(best.values()) < limit, best
 
 
 def test_templates_and_contexts_name_the_same_things(monkeypatch: pytest.MonkeyPatch) -> None:
