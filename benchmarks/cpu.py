@@ -105,7 +105,7 @@ def _task(name: str, options: argparse.Namespace) -> _Task:
     heads, size, shared = OWN.get(name, (options.heads, 0, ()))
     sizes = sizes_for(recurrence, size or options.key, size or options.value)
     shape = (options.batch, options.time, heads)
-    tensors = realistic(recurrence, sizes, shape, dtype, shared=shared)
+    tensors = realistic(recurrence, sizes, shape, dtype, own_heads=dict.fromkeys(shared, 1))
     (output,) = recurrence.outputs
     cotangent = torch.randn(*shape, *(sizes[d] for d in output.dims), dtype=dtype)
 

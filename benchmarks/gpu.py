@@ -34,6 +34,7 @@ import torch
 
 import scandsl
 from benchmarks.common import ROOT, environment, number, show, version, write_json
+from scandsl.bench.peers import PEERS
 from scandsl.driver import check
 from scandsl.loader import read_source
 
@@ -129,9 +130,16 @@ def _device_stages(scans: Sequence[Task]) -> dict[str, list[Task]]:
         "large": list(_large(scans)),
         "time": list(_times(scans, "triton", "time")),
         "kernels": list(_kernels(scans)),
-        "peer": list(_times(scans, "fla", "peer")) if importlib.util.find_spec("fla") else [],
+        "peer": list(_times(_with_peer(scans), "fla", "peer")),
         "torch": list(_torch(scans)),
     }
+
+
+def _with_peer(scans: Sequence[Task]) -> list[Task]:
+    """Those that flash-linear-attention computes too, if it is there."""
+    known = {p.scan for p in PEERS if p.package == "fla"}
+    there = importlib.util.find_spec("fla") is not None
+    return [s for s in scans if there and s["scan"] in known]
 
 
 CORE: tuple[Task, ...] = (

@@ -8,7 +8,6 @@ starts another.  With `SCANDSL_DRY=1` everything runs on the CPU, kernels in Tri
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import math
 import os
@@ -32,6 +31,7 @@ from torch import Tensor
 
 import scandsl
 from benchmarks.common import ROOT, realistic, sizes_for
+from scandsl.bench.peers import PEERS, Setup
 from scandsl.driver import check
 from scandsl.ir.nodes import Recurrence
 from scandsl.loader import read_source
@@ -382,7 +382,7 @@ def _implementation(
 ) -> Callable[[Sequence[Tensor]], Tensor]:
     what = task["what"]
     if what == "fla":
-        return _fla(scan.recurrence.name, marks)
+        return _fla(scan.recurrence, marks)
     compiled = what.startswith("compiled ")
     backend = what.removeprefix("compiled ")
 
@@ -489,37 +489,11 @@ def _resources(module: ModuleType) -> dict[str, dict[str, int]]:
 # ---------------------------------------------------------------- the peer
 
 
-def _fla(name: str, marks: Tensor | None) -> Callable[[Sequence[Tensor]], Tensor]:
+def _fla(recurrence: Recurrence, marks: Tensor | None) -> Callable[[Sequence[Tensor]], Tensor]:
     """The same recurrence from flash-linear-attention, in the order of our example's arguments."""
-
-    def op(module: str, function: str) -> Callable[..., Any]:
-        return getattr(importlib.import_module(f"fla.ops.{module}"), function)
-
-    extra: dict[str, Any] = {} if marks is None else {"cu_seqlens": marks.long()}
-    if name == "simple_gla":
-        gated = op("simple_gla", "chunk_simple_gla")
-        return lambda a: gated(a[0], a[1], a[2], g=a[3], **extra)[0]
-    if name == "retnet":  # its decays are fixed: those that `realistic` makes
-        retention = op("retention", "chunk_retention")
-        return lambda a: retention(a[0], a[1], a[2], **extra)[0]
-    if name == "linear_attention":
-        linear = op("linear_attn", "chunk_linear_attn")
-        phi = torch.nn.functional.elu
-        return lambda a: linear(
-            phi(a[0]) + 1, phi(a[1]) + 1, a[2], scale=1.0, normalize=True, **extra
-        )[0]
-    if name == "mamba2":
-        gated = op("simple_gla", "chunk_simple_gla")
-
-        def mamba2(a: Sequence[Tensor]) -> Tensor:
-            x, dt, b, c, a_log, d, dt_bias = a
-            delta = torch.nn.functional.softplus(dt.float() + dt_bias)
-            write = (b * delta[..., None]).to(b.dtype)
-            y = gated(c, write, x, g=-delta * a_log.exp(), scale=1.0, **extra)[0]
-            return y + (d[:, None] * x).to(y.dtype)
-
-        return mamba2
-    raise ValueError(f"no peer for {name}")
+    wanted = ("fla", recurrence.name, recurrence.arguments)
+    found = [p for p in PEERS if (p.package, p.scan, p.arguments) == wanted]
+    return found[0].make(Setup({}, 0, marks))
 
 
 TASKS: dict[str, Callable[[Task], Result]] = {

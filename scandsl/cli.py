@@ -1,4 +1,4 @@
-"""The command line: `scandsl check | compile | explain | test | fmt | new`.
+"""The command line: `scandsl check | compile | explain | doc | test | bench | fmt | new`.
 
 In: arguments.  Out: files, text, an exit status: 0 fine, 1 something is wrong with a spec (or a
 module is stale, or a test failed), 2 wrong usage.  Findings go to stderr.  Each command imports
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
@@ -395,6 +395,62 @@ def _show_runs(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(summary(found))
     if not all(run.ok for run in found):
+        raise _Failed
+
+
+# ---------------------------------------------------------------- bench
+
+
+def _numbers(_context: click.Context, _parameter: click.Parameter, given: object) -> dict[str, int]:
+    return _parse_settings(given) if isinstance(given, tuple) else {}
+
+
+@main.command()
+@_specs
+@_settings
+@_plan_options
+@click.option(
+    "--suite",
+    type=click.Choice(["cpu", "gpu"]),
+    help="Several standard shapes; `gpu` where there is one if neither this nor -T is given.",
+)
+@click.option("--time", "-T", "times", type=int, multiple=True, help="Tokens; may be repeated.")
+@click.option("--batch", "-B", type=int, default=1, show_default=True)
+@click.option("--heads", "-H", type=int, default=4, show_default=True)
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    metavar="NAME=N",
+    callback=_numbers,
+    help="Of a dimension, else 64; may be repeated.",
+)
+@click.option(
+    "--heads-of",
+    multiple=True,
+    metavar="NAME=N",
+    callback=_numbers,
+    help="Of an argument that has fewer; may be repeated.",
+)
+@click.option("--dtype", type=click.Choice(["float64", "float32", "bfloat16", "float16"]))
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="A GPU where there is one.")
+@click.option("--threads", type=int, default=os.cpu_count() or 1, show_default=True)
+@click.option("--repeats", type=int, default=7, show_default=True, help="Timed rounds.")
+@click.option("--compiled", is_flag=True, help="Also our backends under torch.compile.")
+@click.option("--no-loop", is_flag=True, help="Leave the loop over tokens out.")
+@click.option("--only", multiple=True, help="Only this contender; may be repeated.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path))
+@_exit_status
+def bench(paths: tuple[Path, ...], settings: dict[str, int], **options: Any) -> None:
+    """Time scans beside a loop, installed peers, and the floor that the plan computes.
+
+    Forward, backward, both, and decoding; results are judged before anything is timed.
+    """
+    from scandsl.bench.session import Wishes, session
+
+    wishes = Wishes(files=tuple(_spec_files(paths)), settings=settings, **options)
+    if not session(wishes):
         raise _Failed
 
 
