@@ -10,7 +10,7 @@ export PYTHONHASHSEED ?= 0
 TEST_ENV := OMP_NUM_THREADS=1 PYTHONPATH=
 WORKERS ?= 2
 
-.PHONY: help demo test test-all fuzz mutate stress check fmt docs clean
+.PHONY: help demo test test-all fuzz mutate stress bench check fmt docs clean
 
 help:
 	@echo "make demo      compile, check and train with the examples (about two minutes)"
@@ -19,6 +19,7 @@ help:
 	@echo "make fuzz N=2000   random specs against the reference, going on where it stopped"
 	@echo "make mutate N=300  random changes of the compiler, and whether any check minds (hours)"
 	@echo "make stress    hard numbers: docs/numerics.md anew (half an hour)"
+	@echo "make bench     times on this CPU: docs/performance.md anew (a quarter of an hour)"
 	@echo "make check     ruff, mypy --strict, import ranks, formatting of the examples"
 	@echo "make fmt       format Python and .scan files"
 	@echo "make docs      write docs/examples.md anew"
@@ -54,6 +55,15 @@ mutate: $(STAMP)
 
 stress: $(STAMP)
 	$(BIN)/python benchmarks/stress.py
+
+# Scans whose time against length is measured, at K = V = 64.
+SUITE := $(addprefix examples/,$(addsuffix .scan,linear_attention retnet simple_gla mamba2 gla \
+    delta_net gated_delta_rule kimi_delta_attention))
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/cpu.py
+	$(BIN)/scandsl bench $(SUITE) --suite cpu --no-loop --json benchmarks/results/suite-cpu.json
+	$(BIN)/python benchmarks/page.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .
