@@ -34,7 +34,7 @@ TIME, CHUNK = 11, 4  # the last chunk holds three tokens
 BOUND = 1e-11
 RESETS = torch.tensor([2, 4, 5, 9])  # steps at which a gate that may be −∞ is
 FILES = (*(f"tests/specs/{x}.scan" for x in ("chunk", "decays", "wide", "analysis")), *(
-    f"examples/{x}.scan" for x in ("linear_attention", "retnet", "mamba2", "simple_gla")
+    f"examples/{x}.scan" for x in ("linear_attention", "retnet", "mamba2", "simple_gla", "based")
 ))  # fmt: skip
 
 

@@ -17,11 +17,12 @@ from scandsl.ir.nodes import Binary, Contract, Dims, Ref, operands
 from scandsl.ir.rewrite import with_operands
 from scandsl.kernels.program import ChunkProgram
 from scandsl.kernels.prune import prune
+from scandsl.kernels.separate import separated
 
 
 def simplify(program: ChunkProgram) -> ChunkProgram:
     """Apply the rules and drop what they leave unused."""
-    return _reordered(prune(_pulled(program)))
+    return _reordered(prune(_pulled(separated(program))))
 
 
 def _pulled(program: ChunkProgram) -> ChunkProgram:

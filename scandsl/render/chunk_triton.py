@@ -143,7 +143,8 @@ class ChunkTriton(ChunkForm):
         least = 4096 if kernel.loop and kernel.stores else 8193
         if kernel.strips is not None and self._matrices(kernel, kernel.strips) > 2:
             least = 0
-        lines.append(f"    num_warps=_warps({', '.join([str(least), *widths])}),")
+        deep = ["axes=3"] if self._is_deep() else []
+        lines.append(f"    num_warps=_warps({', '.join([str(least), *widths, *deep])}),")
         lines.append(f"    num_stages={kernel.stages},")
         lines.append(")")
         return lines
@@ -154,9 +155,13 @@ class ChunkTriton(ChunkForm):
 
     def _limit(self, loop: bool) -> str:
         """The largest tile of a dimension that is cut over the grid, as text."""
-        if any(len(s.dims) > 2 for s in self.recurrence.states):
+        if self._is_deep():
             return "_DEEP_TILE"
         return "_LOOP_TILE" if loop else "_chunk_tile(kept_dtype)"
+
+    def _is_deep(self) -> bool:
+        """Whether a state has three dimensions."""
+        return any(len(s.dims) > 2 for s in self.recurrence.states)
 
     def _is_wide(self, dim: str) -> bool:
         return next(d for d in self.recurrence.dims if d.name == dim).size is None

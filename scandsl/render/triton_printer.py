@@ -418,6 +418,9 @@ class TritonPrinter:
             return self._multiply_and_sum(value, op)
         if value.dims[0] != only_a[0]:
             a, b, only_a, only_b = b, a, only_b, only_a
+        turned = len(op.over) > 1 and only_a == (ROW,) and len(only_b) == 1
+        if turned:  # a row of so many numbers is a larger operand than a column
+            a, b, only_a, only_b = b, a, only_b, only_a
         left = self._operand(a, op.over, only_a, op.over)
         right = self._operand(b, op.over, op.over, only_b)
         clean = (self.tiles[a].clean | self.tiles[b].clean) & frozenset(value.dims)
@@ -426,6 +429,8 @@ class TritonPrinter:
             text = f"_dot_through({left}, {right}, products, THROUGH, PRECISION)"
         if apart:
             text = f"_apart({left}, {right}, count, PRECISION)"
+        if turned:
+            text = f"tl.trans({text})"
         if len(value.dims) > 2:
             dims = (*only_a, *only_b)
             text = f"tl.reshape({text}, {self.shape(dims)})"
