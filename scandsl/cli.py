@@ -438,6 +438,7 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, given: object
 @click.option("--repeats", type=int, default=7, show_default=True, help="Timed rounds.")
 @click.option("--compiled", is_flag=True, help="Also our backends under torch.compile.")
 @click.option("--no-loop", is_flag=True, help="Leave the loop over tokens out.")
+@click.option("--forms", is_flag=True, help="Instead: every form, predicted and measured.")
 @click.option("--only", multiple=True, help="Only this contender; may be repeated.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path))

@@ -10,7 +10,8 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks.page import page
-from scandsl.bench import run
+from scandsl.bench import candidates, run
+from scandsl.bench.candidates import Candidate, Comparison, agreement
 from scandsl.bench.contenders import LOOP, Job, Shape, call_of, contenders, truth_of
 from scandsl.bench.floor import needs
 from scandsl.bench.inputs import realistic, sizes_for
@@ -21,6 +22,7 @@ from scandsl.bench.show import plot, troubles
 from scandsl.bench.worker import Trouble, Verdict, _Bench, _cpu_counts, _truth
 from scandsl.cli import main
 from scandsl.driver import check
+from scandsl.kernels.predict import Speeds
 from scandsl.loader import read_source
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -184,3 +186,37 @@ def test_wrong_usage():
     ):
         done = CliRunner().invoke(main, ["bench", spec, *options])
         assert done.exit_code == 2 and word in done.output, done.output
+
+
+SPEEDS = Speeds(4e-6, 4e10, 1.5e11)
+
+
+@pytest.mark.parametrize("name", ["simple_gla", "gla", "delta_product", "xpos_retention"])
+def test_model_of_forms(name):
+    """Chunks beat the loop over long sequences, by less over short ones; time is linear."""
+
+    def predicted(time: int) -> dict[int | None, float]:
+        at = Shape(1, time, 4, sizes_for(job(name).recurrence(), 64, 64))
+        found = candidates._predicted(job(name).plan(), job(name), at, SPEEDS)
+        return {chunk: seconds for _, chunk, seconds in found}
+
+    short, long = predicted(64), predicted(8192)
+    assert list(long) == [16, 32, 64, 128, 256, None]
+    assert long[32] < long[256] < long[None]
+    assert long[None] / long[32] > short[None] / short[32]
+    assert 1.9 < predicted(16384)[64] / long[64] < 2.1
+
+
+def test_forms_are_measured(monkeypatch):
+    monkeypatch.setattr(candidates, "CHUNKS", (16,))
+    found = candidates.compare(job("simple_gla"), shape("simple_gla", 40), SPEEDS, 2)
+    assert [c.name for c in found.candidates] == ["chunk of 16", "sequential"]
+    assert all(c.measured > 0 and c.predicted > 0 for c in found.candidates)
+
+
+def test_agreement_leaves_out_what_the_clock_does_not_tell_apart():
+    times = ((1.0, 10.0), (2.0, 11.0), (3.0, 30.0), (0.5, 40.0))
+    each = tuple(Candidate("chunk", i, *t) for i, t in enumerate(times))
+    found = Comparison("some_scan", Shape(1, 1, 1), each)
+    assert agreement([found]) == (2, 5)  # the last is taken for the fastest
+    assert found.lost == 4.0

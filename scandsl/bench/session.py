@@ -17,10 +17,11 @@ import click
 import torch
 from rich.console import Console
 
+from scandsl.bench.candidates import Comparison, agreement, compare, speeds
 from scandsl.bench.contenders import Job, Shape
 from scandsl.bench.machine import Rates, device_name, environment, rates
 from scandsl.bench.run import Choice, Result, Told, measure
-from scandsl.bench.show import plot, table, troubles
+from scandsl.bench.show import forms_table, plot, table, troubles
 from scandsl.bench.suites import SUITES, Outline
 from scandsl.driver import Options, check
 from scandsl.ir.nodes import Recurrence
@@ -51,6 +52,7 @@ class Wishes:
     repeats: int = 7
     compiled: bool = False
     no_loop: bool = False
+    forms: bool = False
     only: tuple[str, ...] = ()
     json_file: Path | None = None
     plot_file: Path | None = None
@@ -65,6 +67,8 @@ def session(wishes: Wishes) -> bool:
     console, progress = Console(), Console(stderr=True)
     if not console.is_terminal:
         console = Console(width=160)
+    if wishes.forms:
+        return _forms(wishes, jobs, console)
     found: list[Result] = []
     choice = Choice(
         wishes.compiled, not wishes.no_loop, wishes.repeats, wishes.threads, wishes.only
@@ -82,6 +86,26 @@ def session(wishes: Wishes) -> bool:
     if wishes.plot_file is not None:
         plot(found, wishes.plot_file, f"{device_name(device)}, {_name(dtype)}")
     return not any(r.wrong for r in found)
+
+
+def _forms(wishes: Wishes, jobs: Sequence[tuple[Job, tuple[Shape, ...]]], console: Console) -> bool:
+    """The cost model's order of forms beside the measured one."""
+    device, dtype = jobs[0][0].device, jobs[0][0].dtype
+    if device != "cpu":
+        raise click.UsageError("--forms: the model is one of CPUs; add --device cpu")
+    speed = rates(device, dtype)
+    at = speeds(speed)
+    found: list[Comparison] = []
+    for job, shapes in jobs:
+        for shape in shapes:
+            found.append(compare(job, shape, at, wishes.repeats))
+            if wishes.json_file is not None:
+                each = [c.plain() for c in found]
+                _save(wishes.json_file, {**_about(wishes, device, dtype, speed), "results": each})
+    console.print(forms_table(found, _title(device, dtype, wishes, speed)))
+    right, pairs = agreement(found)
+    console.print(f"of {pairs} pairs that the clock tells apart the model has {right} in order")
+    return True
 
 
 def _silent(_: str) -> None:
@@ -165,23 +189,30 @@ def _write(
     """After every result, so that an interrupted run leaves what it has."""
     if wishes.json_file is None:
         return
-    content = {
+    about = _about(wishes, device, dtype, speed)
+    _save(wishes.json_file, {**about, "results": [r.plain() for r in found]})
+
+
+def _about(wishes: Wishes, device: str, dtype: torch.dtype, speed: Rates) -> dict[str, Any]:
+    return {
         **environment(),
         "device": device_name(device),
         "dtype": _name(dtype),
         "threads": wishes.threads,
         "copy_bytes_per_second": speed.copy,
         "matrix_operations_per_second": speed.matrix,
-        "results": [r.plain() for r in found],
     }
-    write_atomic(wishes.json_file, json.dumps(_finite(content), indent=1) + "\n")
+
+
+def _save(file: Path, content: Mapping[str, Any]) -> None:
+    write_atomic(file, json.dumps(_finite(content), indent=1) + "\n")
 
 
 def _finite(x: Any) -> Any:
     """Infinities and NaN become text, which JSON has no numbers for."""
     if isinstance(x, float):
         return x if math.isfinite(x) else str(x)
-    if isinstance(x, dict):
+    if isinstance(x, Mapping):
         return {str(key): _finite(value) for key, value in x.items()}
     if isinstance(x, (list, tuple)):
         return [_finite(value) for value in x]

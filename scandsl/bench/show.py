@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from scandsl.bench.candidates import Comparison
 from scandsl.bench.run import Entry, Result, Times
 
 COLUMNS = ("forward", "backward", "both", "decode")
@@ -28,6 +29,21 @@ def table(results: Sequence[Result], title: str) -> Table:
         for i, entry in enumerate(result.entries):
             head = (result.scan, str(result.shape)) if i == 0 else ("", "")
             out.add_row(*head, entry.name, *_cells(result, entry))
+    return out
+
+
+def forms_table(found: Sequence[Comparison], title: str) -> Table:
+    """Predicted and measured times of candidate forms, and what the model's choice loses."""
+    out = Table(title=title, title_justify="left")
+    for i, name in enumerate(("scan", "shape", "form", "predicted ms", "measured ms", "lost")):
+        out.add_column(name, justify="right" if i > 2 else "left", no_wrap=True)
+    for one in found:
+        out.add_section()
+        chosen = min(one.candidates, key=lambda c: c.predicted)
+        for i, c in enumerate(one.candidates):
+            head = (one.scan, str(one.shape)) if i == 0 else ("", "")
+            lost = f"{one.lost - 1:.0%}" if c is chosen else ""
+            out.add_row(*head, c.name, f"{c.predicted:.4g}", f"{c.measured:.4g}", lost)
     return out
 
 
