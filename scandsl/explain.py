@@ -14,7 +14,7 @@ from scandsl.analysis.report import Json, describe, report
 from scandsl.analysis.show import show
 from scandsl.diagnostics import Source
 from scandsl.kernels.backward import backward_program, cotangent_stores
-from scandsl.kernels.chunk_pairs import real_chunks, real_declarations, runs
+from scandsl.kernels.chunk_pairs import by_tables, real_chunks, real_declarations, runs
 from scandsl.kernels.cost import (
     KernelCost,
     Setting,
@@ -69,6 +69,12 @@ _ENTRIES = (
     "            the state is kept at the start of every chunk",
     "  backward  the chunks against time: the rows are run through again, then their cotangents",
 )
+_TABLES = (
+    "kernels: one over time in each direction, on Triton; on torch chunks",
+    "  forward   what each state keeps of what was added, in tables of rows and columns; states",
+    "            are kept at the start of every chunk",
+    "  backward  the chunks against time; all gradients by the derived adjoint of the chunk",
+)
 _SEGMENTS = (
     "  segments  where programs of 512 numbers of the state each leave most of a GPU idle, long",
     "            sequences are cut: one launch more in each direction finds what each segment",
@@ -103,6 +109,8 @@ def lines(plan: Plan, source: Source | None = None) -> list[str]:
         return [*out, *own[plan.form], *_step_lines(plan)]
     if plan.form not in (Form.CHUNK, Form.SCAN):
         return [*out, *_LOOP, *_step_lines(plan)]
+    if by_tables(plan.program):
+        return [*out, *_TABLES, *_step_lines(plan), *_memory_lines(plan)]
     if not _in_kernels(plan):
         segments = _SEGMENTS if only_decays(plan.program) else ()
         return [*out, *_ENTRIES, *segments, *_step_lines(plan), *_memory_lines(plan)]
@@ -114,7 +122,7 @@ def _in_kernels(plan: Plan) -> bool:
     if plan.form is not Form.CHUNK:
         return False
     _, forward = real_chunks(plan.program)
-    return not runs(forward) and unprintable(forward) is None
+    return not runs(forward) and not by_tables(plan.program) and unprintable(forward) is None
 
 
 # ---------------------------------------------------------------- chains

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from scandsl.analysis.program import Decay, Fold, Probe, Program, Read, Update, Write
+from scandsl.analysis.program import Couple, Decay, Fold, Probe, Program, Read, Update, Write
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Kind, Lag, Prev, Recurrence, Ref, operands
 from scandsl.ir.rewrite import with_operands
@@ -114,6 +114,10 @@ class Replay:
                 if angle is not None:
                     by = b.mul(by, b.exp(b.make_complex(b.const(0.0), build(angle))))
                 return b.mul(by, before)
+            case Couple(_, other, factor):
+                (found,) = (s for s in self.old.states if s.name == other)
+                whole = b.emit(Prev(other), found.dims, found.kind)
+                return b.add(before, b.mul(build(factor), whole))
             case Update(_, p, probe, strength):
                 term = b.mul(build(p), build(probe))
                 return b.add(before, term if strength is None else b.mul(term, build(strength)))

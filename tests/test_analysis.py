@@ -132,6 +132,7 @@ def test_class_of_each_component(name: str) -> None:
 
 
 CHUNKED = (
+    "titans:titans", "analysis:momentum",
     "linear_attention:linear_attention", "retnet:retnet", "mamba2:mamba2", "simple_gla:simple_gla",
     "analysis:mimo", "analysis:mimo_sum", "analysis:leaky", "analysis:difference",
     "analysis:bonus", "analysis:two_decays", "analysis:reset", "analysis:masked_decay",

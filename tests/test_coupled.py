@@ -23,9 +23,10 @@ TOGETHER = (
     "pair_in_time", "pair_static",
 )  # fmt: skip
 ELSEWHERE = ("pair_then_matrix",)
+MATRICES = ("matrix_momentum", "probed")
 REFUSED = {
-    "matrix_momentum": "more work than the loop",
-    "probed": "`k @ S` takes entries of the state together",
+    "of_matrices": "more work than the loop",
+    "through_a_sum": "`k @ x` takes entries of the state together",
     "pair_mixes_rows": "`x[1]` takes entries of the state together",
     "of_two_shapes": "`u` and `S` have different dimensions",
 }
@@ -42,7 +43,7 @@ def module() -> ModuleType:
 
 
 def test_every_scan_of_the_file_has_its_line_here() -> None:
-    assert {*TOGETHER, *ELSEWHERE, *REFUSED} == set(recurrences())
+    assert {*TOGETHER, *ELSEWHERE, *MATRICES, *REFUSED} == set(recurrences())
 
 
 @pytest.mark.parametrize("name", TOGETHER)
@@ -50,6 +51,11 @@ def test_small_matrices_for_each_entry_are_composed(name: str) -> None:
     program = analyse(recurrences()[name])
     assert {c.form.value for c in program.components} == {"scan"}
     assert program.coupled
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_matrices_take_part_in_products(name: str) -> None:
+    assert {c.form.value for c in analyse(recurrences()[name]).components} == {"chunk"}
 
 
 @pytest.mark.parametrize("name", REFUSED)

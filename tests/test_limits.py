@@ -109,10 +109,10 @@ def test_kernels_over_time_have_the_tiles_that_explain_counts(
 
 def test_explain_counts_kernels_over_time():
     """One launch in each direction, at least the compulsory bytes, checkpoints beside them."""
-    _, (found,) = plan(read_source(ROOT / "examples/titans.scan"), Options())
+    _, (found,) = plan(read_source(ROOT / "examples/titans.scan"), Options(form="sequential"))
     kernels = explanation(found)["kernels"]
     state = 2 * 4 * 128 * 128  # two matrices in float32, once in the checkpoints' distance
-    module = load(ROOT / "examples/titans.scan")
+    module = load(ROOT / "examples/titans.scan", form="sequential")
     assert checkpoint_steps(TOKENS) == module._checkpoint_steps(TOKENS) == 64
     assert kernels["forward"]["kept"] == state / 64
     # four tiles of 32 columns: q and k are read by each

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from scandsl.analysis.cut import NEVER, cheapest
 from scandsl.analysis.extract import Piece, extracted, taken
 from scandsl.analysis.forms import CHUNKS, is_fold
-from scandsl.analysis.graph import Graph, dependency_graph, strongly_connected
+from scandsl.analysis.graph import Graph, dependency_graph, strongly_connected, tied
 from scandsl.analysis.handed import Sizes
 from scandsl.analysis.invariant import Linear, System, system_of
 from scandsl.analysis.program import (
@@ -187,7 +187,8 @@ class _Cutter:
         kept = {count + i: m for i, m in enumerate(self.memories)}
         follower = {node: self.bit[m.state] for node, m in kept.items() if m.state is not None}
         masks: list[int] = []
-        for part in strongly_connected(self.graph.feeds):
+        together = [c.states for c in self.program.components]
+        for part in strongly_connected(tied(self.graph.feeds, self.graph.names, together)):
             mask = sum(1 << node for node in part)
             home = next((i for i, m in enumerate(masks) if m & follower.get(part[0], 0)), None)
             if len(part) == 1 and home is not None:  # a state's past stays with the state

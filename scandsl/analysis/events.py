@@ -10,12 +10,14 @@ from the old state to the new.  Between two versions there is one decay, then up
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from scandsl.analysis.factor import Separator
 from scandsl.analysis.linear import Form, Linear, NotAffine, Term, looks_at
-from scandsl.analysis.program import Decay, Event, Fold, Probe, Read, Update, Write
+from scandsl.analysis.program import Couple, Decay, Event, Fold, Probe, Read, Update, Write
 from scandsl.analysis.rewrite import Copier
+from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import (
     Binary,
     Contract,
@@ -80,7 +82,7 @@ def _normalised(
     known: dict[Ref, bool] = {}
     linear = Linear(copier.builder, looks_at(copier.builder.values, known))
     for ref, value in enumerate(recurrence.values):
-        new = copier.copy(ref) if ref in kept else _rewritten(copier, linear, ref)
+        new = copier.copy(ref) if ref in kept else rewritten(copier, linear, ref)
         if isinstance(value.op, Prev) and value.op.state == name:
             known[new] = True
             linear.versions.setdefault(new, 0)
@@ -143,7 +145,7 @@ def _carried(op: object) -> tuple[Ref, ...]:
             return ()
 
 
-def _rewritten(copier: Copier, linear: Linear, ref: Ref) -> Ref:
+def rewritten(copier: Copier, linear: Linear, ref: Ref) -> Ref:
     """Copy a value; a contraction of something that holds the state becomes one of the state."""
     value = copier.old.values[ref]
     op = value.op
@@ -208,7 +210,7 @@ class _Finder:
     def found(self) -> Normal:
         steps = [self._step(i) for i in range(1, len(self.chain))]
         probed = [t.atom for step in steps for t in step.images if t.atom in self.linear.images]
-        reads = self._reads()
+        reads = looking(self.copier, self.linear, [self.state])
         contracted = self._contracted(probed, reads)
         free = tuple(d for d in self.dims if d not in contracted)
         events: list[Event] = []
@@ -277,7 +279,7 @@ class _Finder:
         for term in step.images:
             out += self._updates(term, contracted, free)
         if step.rest is not None and self.b.constant_of(step.rest) != 0:
-            out += self._writes(step.rest, contracted, free)
+            out += writes(self.b, self.state, step.rest, contracted, free)
         return out
 
     def _sides(self, decay: Ref, contracted: Dims, free: Dims) -> tuple[Ref, ...]:
@@ -289,62 +291,69 @@ class _Finder:
         return (decay,) if found is None or len(found) != 1 else found[0]
 
     def _updates(self, term: Term, contracted: Dims, free: Dims) -> list[Event]:
-        b = self.b
         if term.atom not in self.linear.images:
             self.views.append(term)
             self.complete = False
             return []
-        one = b.const(1.0, self.state.kind)
-        coefficient = one if term.coefficient is None else term.coefficient
-        found = Separator(b, contracted, free).pairs(coefficient)
-        if not found:
-            return [Update(self.state.name, coefficient, term.atom, None)]
-        out: list[Event] = []
-        for p, strength in found:
-            factor = None if b.constant_of(strength) == 1 else strength
-            out.append(Update(self.state.name, b.expand(p, contracted), term.atom, factor))
-        return out
+        return updates(self.b, self.state, term, contracted, free)
 
-    def _writes(self, rest: Ref, contracted: Dims, free: Dims) -> list[Event]:
-        b, name = self.b, self.state.name
-        whole = Write(name, None, b.expand(b.cast(rest, self.state.kind), self.dims))
-        if not contracted:
-            return [whole]
-        found = Separator(b, contracted, free).pairs(rest)
-        if not found:
-            return [whole]
-        kind = self.state.kind
-        return [
-            Write(name, b.expand(b.cast(k, kind), contracted), b.expand(b.cast(x, kind), free))
-            for k, x in found
-        ]
 
-    def _reads(self) -> list[Ref]:
-        """Results through which outputs and other states look at this state, in order."""
-        builder, linear, new = self.b, self.linear, self.copier.new
-        old = self.copier.old
-        todo = [new[o.value] for o in old.outputs]
-        todo += [new[s.next] for s in old.states if s.name != self.state.name]
-        todo += [new[v.op.x] for v in old.values if isinstance(v.op, Lag)]
-        seen: set[Ref] = set()
-        found: list[Ref] = []
-        while todo:
-            ref = todo.pop()
-            if ref in seen or not linear.looks(ref):
-                continue
-            seen.add(ref)
-            if ref in linear.versions or (ref in linear.images and not self._wide(ref)):
-                found.append(ref)
-                continue
-            if not isinstance(builder.values[ref].op, Lag):
-                todo += operands(builder.values[ref].op)
-        return sorted(found)
+def updates(b: Builder, state: State, term: Term, contracted: Dims, free: Dims) -> list[Event]:
+    """The updates by which an image of a state enters one."""
+    one = b.const(1.0, state.kind)
+    coefficient = one if term.coefficient is None else term.coefficient
+    found = Separator(b, contracted, free).pairs(coefficient)
+    if not found:
+        return [Update(state.name, coefficient, term.atom, None)]
+    out: list[Event] = []
+    for p, strength in found:
+        factor = None if b.constant_of(strength) == 1 else strength
+        out.append(Update(state.name, b.expand(p, contracted), term.atom, factor))
+    return out
 
-    def _wide(self, ref: Ref) -> bool:
-        """A vector state seen through a matrix: the whole state is read, the matrix is a map."""
-        image = self.linear.images[ref]
-        wide = set(self.b.dims_of(image.weight)) > set(image.over)
-        return wide and len(self.dims) == 1
+
+def writes(b: Builder, state: State, rest: Ref, contracted: Dims, free: Dims) -> list[Event]:
+    """The writes of what a step adds to a state."""
+    name, kind = state.name, state.kind
+    whole = Write(name, None, b.expand(b.cast(rest, kind), b.sort(state.dims)))
+    if not contracted:
+        return [whole]
+    found = Separator(b, contracted, free).pairs(rest)
+    if not found:
+        return [whole]
+    return [
+        Write(name, b.expand(b.cast(k, kind), contracted), b.expand(b.cast(x, kind), free))
+        for k, x in found
+    ]
+
+
+def looking(copier: Copier, linear: Linear, states: Sequence[State]) -> list[Ref]:
+    """Results through which outputs and other states look at these states, in order."""
+    builder, new, old = copier.builder, copier.new, copier.old
+    own = {s.name for s in states}
+    todo = [new[o.value] for o in old.outputs]
+    todo += [new[s.next] for s in old.states if s.name not in own]
+    todo += [new[v.op.x] for v in old.values if isinstance(v.op, Lag)]
+    seen: set[Ref] = set()
+    found: list[Ref] = []
+    while todo:
+        ref = todo.pop()
+        if ref in seen or not linear.looks(ref):
+            continue
+        seen.add(ref)
+        if ref in linear.versions or (ref in linear.images and not _wide(builder, linear, ref)):
+            found.append(ref)
+            continue
+        if not isinstance(builder.values[ref].op, Lag):
+            todo += operands(builder.values[ref].op)
+    return sorted(found)
+
+
+def _wide(builder: Builder, linear: Linear, ref: Ref) -> bool:
+    """A vector state seen through a matrix: the whole state is read, the matrix is a map."""
+    image = linear.images[ref]
+    wide = set(builder.dims_of(image.weight)) > set(image.over)
+    return wide and len(builder.dims_of(image.version)) == 1
 
 
 def moved(event: Event, new: dict[Ref, Ref]) -> Event:
@@ -364,5 +373,7 @@ def moved(event: Event, new: dict[Ref, Ref]) -> Event:
             return replace(event, b=at(b), x=new[x])
         case Read(_, q, _, result):
             return replace(event, q=at(q), result=new[result])
+        case Couple(_, _, factor):
+            return replace(event, factor=new[factor])
         case Fold(_, shift, term):
             return replace(event, shift=new[shift], term=new[term])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from scandsl.analysis.events import moved
 from scandsl.analysis.program import (
     Component,
+    Couple,
     Decay,
     Event,
     Fold,
@@ -77,6 +78,8 @@ def taken(events: Sequence[Event]) -> tuple[Ref, ...]:
                 found += [b, x]
             case Read(_, q):
                 found.append(q)
+            case Couple(_, _, factor):
+                found.append(factor)
             case Fold(_, shift, term):
                 found += [shift, term]
     return tuple(r for r in found if r is not None)

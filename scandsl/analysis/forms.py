@@ -15,6 +15,7 @@ from scandsl.analysis.linear import looks_at
 from scandsl.analysis.program import (
     Block,
     Component,
+    Couple,
     Decay,
     Event,
     Fold,
@@ -88,6 +89,10 @@ def choose(
 def _chosen(
     recurrence: Recurrence, component: Component, fault: Fault | None, ranges: Sequence[Range]
 ) -> Component:
+    if fault is None and len(component.states) > 1:
+        reason = "matrix states that feed each other: tokens in chunks, by matrix products; "
+        reason += "what is left of what is added, by products of their decays and couplings"
+        return replace(component, form=Form.CHUNK, reason=reason)
     if fault is None:
         reason = f"affine with {_decay_words(component)}: tokens in chunks, by matrix products"
         reason += _numeric_words(component, ranges)
@@ -296,20 +301,21 @@ def _chunk_fault(
     recurrence: Recurrence, components: Sequence[Component], index: int
 ) -> Fault | None:
     component = components[index]
-    fault = _class_fault(recurrence, components, component)
+    joint = len(component.states) > 1 and component.events
+    fault = None if joint else _class_fault(recurrence, components, component)
     if fault is not None:
         return fault
     state = next(s for s in recurrence.states if s.name == component.states[0])
     if len(state.dims) > 3:
         return Fault(f"state `{state.name}` has {len(state.dims)} dimensions; chunks take up to 3")
     for ref, value in enumerate(recurrence.values):
-        if isinstance(value.op, LagState) and value.op.state == state.name:
+        if isinstance(value.op, LagState) and value.op.state in component.states:
             return Fault(f"`{show(recurrence.values, ref)}` looks back at the state", ref)
     fault = _many_fault(component)
     if fault is not None:
         return fault
     for event in component.events:
-        fault = _event_fault(recurrence, component, event, len(state.dims))
+        fault = event_fault(recurrence, component, event, len(state.dims))
         if fault is not None:
             return fault
     return None
@@ -351,7 +357,7 @@ def _class_fault(
     later = f"{name}: the parallel form of this class is still to come"
     if len(component.states) != 1 or component.memories or component.reason:
         if component.reason:
-            return Fault(f"{later} ({component.reason})", component.culprit)
+            return Fault(f"{name}: {component.reason}", component.culprit)
         return _named(recurrence, component, later)
     vector = component.transition is Transition.ELEMENTWISE and not component.contracted
     column = _is_column(components, component)
@@ -436,13 +442,16 @@ def _weight(event: Event) -> Ref:
             return x
         case Read(_, _, _, result):
             return result
+        case Couple(_, _, factor):
+            return factor
         case Fold(_, shift):
             return shift
 
 
-def _event_fault(  # noqa: C901 - one rule per event
+def event_fault(  # noqa: C901 - one rule per event
     recurrence: Recurrence, component: Component, event: Event, rank: int
 ) -> Fault | None:
+    """Why an event of a component, whose states have `rank` dimensions, is none of chunks."""
     values = recurrence.values
     text = f"`{show(values, _weight(event))}`"
     match event:
@@ -450,11 +459,20 @@ def _event_fault(  # noqa: C901 - one rule per event
             if _masked(recurrence, factor):
                 return Fault(f"the decay {text} depends on an `every` block", factor)
             along = ", ".join(event.dims)
+            if event.dims and len(component.states) > 1:
+                reason = f"differs along [{along}]; states that feed each other take one number"
+                return Fault(f"the decay {text} {reason}", factor)
             if event.dims not in ((), component.contracted, component.free) or len(event.dims) > 1:
                 return Fault(f"the decay {text} differs along [{along}]; this is to come", factor)
             if event.dims and event.dims != component.contracted and _between(component, event):
                 reason = f"differs along [{along}] and stands between a probe and its update"
                 return Fault(f"the decay {text} {reason}", factor)
+        case Couple(_, other, factor):
+            if _masked(recurrence, factor):
+                return Fault(f"the coupling {text} depends on an `every` block", factor)
+            if values[factor].dims:
+                along = ", ".join(values[factor].dims)
+                return Fault(f"the coupling {text} with `{other}` differs along [{along}]", factor)
         case Probe(_, w, over):
             if over != component.contracted or set(values[w].dims) != set(over):
                 return Fault(f"{text} probes along [{', '.join(over)}], not as the others", w)
@@ -517,6 +535,8 @@ def event_operands(event: Event) -> tuple[Ref, ...]:
             found = (b, x)
         case Read(_, q):
             found = (q,)
+        case Couple(_, _, factor):
+            found = (factor,)
         case Fold(_, shift, term):
             found = (shift, term)
     return tuple(r for r in found if r is not None)

@@ -9,6 +9,7 @@ that the new value of `a` looks at the old value of `b`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scandsl.ir.nodes import Lag, LagState, Memory, Prev, Recurrence, Ref, memories, operands
@@ -37,8 +38,11 @@ class Graph:
     groups: tuple[Group, ...]
 
 
-def dependency_graph(recurrence: Recurrence) -> Graph:
-    """The dependency graph, its groups in topological order (what feeds comes first)."""
+def dependency_graph(recurrence: Recurrence, together: Sequence[Sequence[str]] = ()) -> Graph:
+    """The dependency graph, its groups in topological order (what feeds comes first).
+
+    States named `together` are in one group, with all that lies between them.
+    """
     remembered = memories(recurrence)
     names = tuple(s.name for s in recurrence.states) + tuple(m.name for m in remembered)
     looks = _looks(recurrence, remembered)
@@ -46,7 +50,7 @@ def dependency_graph(recurrence: Recurrence) -> Graph:
         _memory_feeds(recurrence, looks, memory) for memory in remembered
     )
     groups: list[Group] = []
-    for part in strongly_connected(feeds):
+    for part in strongly_connected(tied(feeds, names, together)):
         mask = sum(1 << node for node in part)
         recurrent = len(part) > 1 or bool(feeds[part[0]] & mask)
         count = len(recurrence.states)
@@ -55,6 +59,15 @@ def dependency_graph(recurrence: Recurrence) -> Graph:
         if states or recurrent:
             groups.append(Group(states, inside, mask, recurrent))
     return Graph(names, looks, feeds, tuple(groups))
+
+
+def tied(
+    feeds: tuple[int, ...], names: Sequence[str], together: Sequence[Sequence[str]]
+) -> tuple[int, ...]:
+    """The edges, and some more between states that are to be in one part."""
+    bit = {name: 1 << i for i, name in enumerate(names)}
+    masks = {n: sum(bit[other] for other in group) for group in together for n in group}
+    return tuple(mask | masks.get(name, 0) for mask, name in zip(feeds, names, strict=True))
 
 
 def _looks(recurrence: Recurrence, remembered: tuple[Memory, ...]) -> tuple[int, ...]:

@@ -5,12 +5,14 @@ Composes the passes; each of them is a module of its own.  Knows no hardware and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from scandsl.analysis.blocks import Unsplit, split_blocks
 from scandsl.analysis.chain import chained, separated
 from scandsl.analysis.collinear import merged_pairs
 from scandsl.analysis.coupled import in_pairs
+from scandsl.analysis.coupled_matrices import Unfit, clusters, together
 from scandsl.analysis.decay import Logs
 from scandsl.analysis.events import Normal, moved, normalise
 from scandsl.analysis.expand import expand_grads
@@ -65,12 +67,13 @@ def _analysed(recurrence: Recurrence, apart: bool = True, wanted: str | None = N
     With `apart`, states that move entry by entry may have stages of their own.
     """
     drafts: list[_Draft] = []
-    for group in dependency_graph(recurrence).groups:
+    joined = clusters(recurrence)
+    for group in dependency_graph(recurrence, joined).groups:
         recurrence, new, draft = _normalised(recurrence, group, drafts)
         drafts = [_moved(d, new) for d in drafts] + [draft]
     recurrence, drafts = _with_logs(recurrence, drafts)
-    recurrence, drafts = _with_folds(recurrence, drafts)
-    components = _components(recurrence, drafts)
+    recurrence, drafts = _with_folds(recurrence, drafts, joined)
+    components = _components(recurrence, drafts, joined)
     if apart:
         found = separated(_pruned(choose(recurrence, components, True, wanted)))
         if found is not None:
@@ -110,9 +113,11 @@ def _normalised(
     recurrence: Recurrence, group: Group, drafts: list[_Draft]
 ) -> tuple[Recurrence, dict[Ref, Ref], _Draft]:
     same = {r: r for r in range(len(recurrence.values))}
-    if len(group.states) != 1 or group.memories:
+    if not group.states or group.memories:
         return recurrence, same, _Draft(group.states, None)
     results = frozenset(e.result for d in drafts for e in d.events if isinstance(e, Probe | Read))
+    if len(group.states) > 1:
+        return _coupled(recurrence, group, results)
     try:
         normal = normalise(recurrence, group.states[0], results)
     except NotAffine:
@@ -121,6 +126,29 @@ def _normalised(
         group.states, affine_class(normal), _told(normal), normal.contracted, normal.free
     )
     return normal.recurrence, normal.new, draft
+
+
+def _coupled(
+    recurrence: Recurrence, group: Group, results: frozenset[Ref]
+) -> tuple[Recurrence, dict[Ref, Ref], _Draft]:
+    """States that feed each other: as matrices with events, if they are such."""
+    same = {r: r for r in range(len(recurrence.values))}
+    draft = _Draft(group.states, None)
+    try:
+        finding = group_class(recurrence, group)
+        if finding.transition is not Transition.BLOCK:
+            return recurrence, same, draft
+        found = together(recurrence, group.states, results)
+    except NotAffine:
+        return recurrence, same, draft
+    except Unfit as fault:
+        why = replace(finding, reason=fault.reason, culprit=fault.culprit)
+        return recurrence, same, replace(draft, finding=why)
+    return (
+        found.recurrence,
+        found.new,
+        _Draft(group.states, finding, found.events, found.contracted, found.free),
+    )
 
 
 def _told(normal: Normal) -> tuple[Event, ...]:
@@ -155,9 +183,11 @@ def _with_logs(recurrence: Recurrence, drafts: list[_Draft]) -> tuple[Recurrence
     return replace(recurrence, values=tuple(builder.values)), out
 
 
-def _with_folds(recurrence: Recurrence, drafts: list[_Draft]) -> tuple[Recurrence, list[_Draft]]:
+def _with_folds(
+    recurrence: Recurrence, drafts: list[_Draft], joined: Sequence[Sequence[str]]
+) -> tuple[Recurrence, list[_Draft]]:
     """Add how states move that are affine in another algebra."""
-    groups = dependency_graph(recurrence).groups
+    groups = dependency_graph(recurrence, joined).groups
     states = {s.name: s for s in recurrence.states}
     builder = Builder(recurrence.dims, recurrence.values)
     out = []
@@ -172,8 +202,10 @@ def _with_folds(recurrence: Recurrence, drafts: list[_Draft]) -> tuple[Recurrenc
     return replace(recurrence, values=tuple(builder.values)), out
 
 
-def _components(recurrence: Recurrence, drafts: list[_Draft]) -> list[Component]:
-    groups = dependency_graph(recurrence).groups
+def _components(
+    recurrence: Recurrence, drafts: list[_Draft], joined: Sequence[Sequence[str]]
+) -> list[Component]:
+    groups = dependency_graph(recurrence, joined).groups
     out: list[Component] = []
     for draft, group in zip(drafts, groups, strict=True):
         finding = draft.finding or group_class(recurrence, group)

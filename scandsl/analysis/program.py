@@ -93,7 +93,19 @@ class Fold:
     algebra: SumFn
 
 
-Event: TypeAlias = Decay | Probe | Update | Write | Read | Fold
+@dataclass(frozen=True, slots=True)
+class Couple:
+    """`S ← S + factor · T`, with `T` another state of the component as the step finds it.
+
+    All decays and couplings of a step happen at once, behind its probes and before what is added.
+    """
+
+    state: str
+    other: str
+    factor: Ref
+
+
+Event: TypeAlias = Decay | Couple | Probe | Update | Write | Read | Fold
 
 
 class Transition(Enum):

@@ -12,6 +12,7 @@ from typing_extensions import assert_never
 
 from scandsl.analysis.program import (
     Component,
+    Couple,
     Decay,
     Event,
     Fold,
@@ -120,6 +121,8 @@ def event_data(values: Sequence[Value], event: Event) -> Json:
                 "event": "read", "state": state, "query": text(q), "over": list(over),
                 "result": text(result),
             }  # fmt: skip
+        case Couple(state, other, factor):
+            return {"event": "couple", "state": state, "other": other, "factor": text(factor)}
         case Fold(state, shift, term, algebra):
             return {
                 "event": "fold", "state": state, "algebra": algebra, "shift": text(shift),
@@ -157,6 +160,8 @@ def event_text(values: Sequence[Value], event: Event) -> str:
         case Read(state, q, over, _):
             assert q is not None
             return f"read    r = {factor(q)} @[{', '.join(over)}] {state}"
+        case Couple(state, other, by):
+            return f"couple  {state} ← {state} + {factor(by)} {other} as it was"
         case Fold(state, shift, term, algebra):
             moved = state if _is_zero(values, shift) else f"{state} + {factor(shift)}"
             return f"fold    {state} ← {algebra}({moved}, {text(term)})"

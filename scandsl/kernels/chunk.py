@@ -14,6 +14,8 @@ from dataclasses import replace
 
 from scandsl.analysis.program import (
     Block,
+    Component,
+    Couple,
     Coupled,
     Decay,
     Event,
@@ -42,6 +44,7 @@ from scandsl.ir.nodes import (
 )
 from scandsl.ir.rewrite import with_operands
 from scandsl.kernels.block_starts import block_starts
+from scandsl.kernels.coupled_matrices import CoupledMatrices
 from scandsl.kernels.coupled_state import CoupledStates
 from scandsl.kernels.elementwise_state import ElementwiseState
 from scandsl.kernels.folded_state import FoldedState
@@ -79,13 +82,14 @@ class _Lifter:
         home = {s: c for c in program.components for s in c.states}
         for component in program.components:
             for event in component.events:
-                events[event.state].append(event)
+                for name in component.states if len(component.states) > 1 else (event.state,):
+                    events[name].append(event)
         self.events = events
         ranges = intervals(self.recurrence)
         self.row = row
         self.coupled = {name: c for c in program.coupled for name in c.states}
         self.together: dict[Coupled, CoupledStates] = {}
-        self.states: dict[str, MatrixState | ElementwiseState | FoldedState] = {}
+        self.states: dict[str, MatrixState | CoupledMatrices | ElementwiseState | FoldedState] = {}
         self.folded: dict[Ref, FoldedState] = {}  # by their old and new values
         for state in self.recurrence.states:
             if state.name in self.coupled:
@@ -103,6 +107,9 @@ class _Lifter:
                     self.b, state, own, self.lift, row, self.started.get(name)
                 )
                 continue
+            if len(home[name].states) > 1:
+                self.states[name] = self._matrices(home[name], late)
+                continue
             self.states[name] = MatrixState(
                 self.b, state, home[name].contracted, own, self.lift, row, ranges, late,
                 self.started.get(name),
@@ -110,6 +117,18 @@ class _Lifter:
         self.seen: dict[Ref, Read | Probe] = {
             e.result: e for found in events.values() for e in found if isinstance(e, Read | Probe)
         }
+
+    def _matrices(self, component: Component, late: bool) -> CoupledMatrices:
+        """The states of a component that feed each other, made once."""
+        for name in component.states:
+            found = self.states.get(name)
+            if isinstance(found, CoupledMatrices):
+                return found
+        states = [s for s in self.recurrence.states if s.name in component.states]
+        events = self.events[component.states[0]]
+        return CoupledMatrices(
+            self.b, states, component.contracted, events, self.lift, self.row, late, self.started
+        )
 
     def run(self, states: Sequence[State] = ()) -> ChunkProgram:
         """Outputs and final states, and all that they need; `states` where the step has more."""
@@ -133,7 +152,7 @@ class _Lifter:
             taken = own.taken() if isinstance(own, FoldedState) else self._taken(state.name)
             for ref in taken:
                 self.lift(ref)
-            final = own.final()
+            final = own.final(state.name) if isinstance(own, CoupledMatrices) else own.final()
             carries.append(Carry(state.name, state.dims, state.kind, final))
         return simplify(
             ChunkProgram(
@@ -202,6 +221,8 @@ class _Lifter:
                     pass
                 case Decay(_, factor, log, _, angle):
                     out += [factor if log is None else log, angle]
+                case Couple(_, _, factor):
+                    out.append(factor)
                 case Fold(_, shift, term):
                     out += [shift, term]
         return tuple(r for r in out if r is not None)
@@ -217,7 +238,7 @@ class _Lifter:
             return reader.read(event)
         if isinstance(event, Probe):
             state = self.states[event.state]
-            assert isinstance(state, MatrixState)
+            assert isinstance(state, MatrixState | CoupledMatrices)
             return state.probe(ref)
         value = self.recurrence.values[ref]
         b = self.b

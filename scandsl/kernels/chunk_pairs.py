@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TypeVar
 
-from scandsl.analysis.program import Program
+from scandsl.analysis.program import Form, Program
 from scandsl.ir.nodes import Kind, Output, Recur, Recurrence, State, Tensor
 from scandsl.kernels.chunk import chunk_program
 from scandsl.kernels.pairs import parts_of, real_pairs
@@ -31,6 +31,15 @@ def real_chunks(program: Program, late: bool = False) -> tuple[Recurrence, Chunk
 def runs(program: ChunkProgram) -> bool:
     """Whether some state runs along the rows entry by entry."""
     return any(isinstance(v.op, Recur) for v in program.values)
+
+
+def by_tables(program: Program) -> bool:
+    """Whether matrix states feed each other: what is left of one in another is tables of a chunk.
+
+    They are too many for the registers of kernels that hold several matrix states as well.
+    """
+    joint = (c for c in program.components if len(c.states) > 1)
+    return any(c.form is Form.CHUNK for c in joint)
 
 
 def runs_complex(program: ChunkProgram) -> bool:

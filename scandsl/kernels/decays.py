@@ -79,7 +79,7 @@ class Decays:
     def _count(self, events: Sequence[Event]) -> int:
         return len(self._mine(events))
 
-    def _step(self) -> Ref | None:
+    def step(self) -> Ref | None:
         """The unit of the whole step: none in rows without token, where nothing decays."""
         total = self.among(self.events)
         if total is None:
@@ -102,7 +102,7 @@ class Decays:
 
     def since_start(self, place: int) -> Ref | None:
         """From the chunk's start to an event of each row."""
-        step = self._step()
+        step = self.step()
         if step is None:
             return None
         before = self.events[:place]
@@ -115,7 +115,7 @@ class Decays:
 
         Zero in rows without token; `None` if nothing decays.
         """
-        b, step = self.b, self._step()
+        b, step = self.b, self.step()
         if step is None:
             return None
         rest = self._running(step, reverse=True, exclusive=True)
@@ -127,7 +127,7 @@ class Decays:
 
     def whole(self) -> Ref | None:
         """The factor of the whole chunk."""
-        b, step = self.b, self._step()
+        b, step = self.b, self.step()
         if step is None:
             return None
         if not self.factors:
@@ -149,7 +149,7 @@ class Decays:
 
     def weights(self, place: int, other: int, diagonal: bool) -> Ref:
         """What is left of a term in row j (column) at an observer in row i; zero above."""
-        b, step = self.b, self._step()
+        b, step = self.b, self.step()
         mask = b.binary("ge" if diagonal else "gt", b.iota(ROW), b.iota(COLUMN))
         if step is None:
             return b.cast(mask, Kind.REAL)
@@ -211,7 +211,7 @@ class Decays:
         return self.scaled(seen, self.among(self.events[:place]))
 
     def _vector(self) -> tuple[Ref, str]:
-        step = self._step()
+        step = self.step()
         if step is None or self.along is None:
             raise InternalError("no decay differs along this dimension")
         return step, self.along

@@ -37,7 +37,8 @@ from scandsl.analysis.stretches import block_rows, sides
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Binary, Cast, Dims, Range, Ref, State, Unary
 from scandsl.kernels.decays import Decays
-from scandsl.kernels.program import COLUMN, INNER, ROW
+from scandsl.kernels.elimination import Tables
+from scandsl.kernels.program import COLUMN, ROW
 from scandsl.kernels.turns import Turns
 from scandsl.kernels.turns import turns as turns_of
 
@@ -193,7 +194,7 @@ class MatrixState:
         factor: Ref = b.const(1.0)
         base: Ref | None = None
         if vector is not None:
-            factor, base = self._split(self.rows(vector))
+            factor, base = separated(b, self.rows(vector))
             base = self._noted(base, self.turns()[0].written(base, place))
         known = None if value is None else b.mul(value, factor)
         row_factor = b.expand(factor, (ROW,))
@@ -213,34 +214,6 @@ class MatrixState:
         assert self._terms is not None
         between = self.events[self._terms[-1].place : place]
         return all(isinstance(e, Write | Update) for e in between)
-
-    def _split(self, vector: Ref) -> tuple[Ref, Ref]:
-        """A vector as a factor per row times what is left of it."""
-        b = self.b
-        factor = b.const(1.0)
-        free = {ROW}
-        while True:
-            op = b.values[vector].op
-            if isinstance(op, Cast):  # of a real vector, for a complex state
-                vector = b.expand(op.x, b.dims_of(vector))
-                continue
-            if isinstance(op, Unary) and op.fn == "neg":
-                factor, vector = b.neg(factor), op.x
-                continue
-            if isinstance(op, Binary) and op.fn in ("mul", "div"):
-                pairs = [(op.b, op.a)] if op.fn == "div" else [(op.a, op.b), (op.b, op.a)]
-                found = [
-                    (s, rest)
-                    for s, rest in pairs
-                    if set(b.dims_of(s)) <= free
-                    and set(b.dims_of(rest)) | {ROW} == set(b.dims_of(vector)) | {ROW}
-                ]
-                if found and len(b.dims_of(vector)) > 1:
-                    scalar, rest = found[0]
-                    factor = b.div(factor, scalar) if op.fn == "div" else b.mul(factor, scalar)
-                    vector = b.expand(rest, (ROW,))
-                    continue
-            return factor, vector
 
     # ------------------------------------------------------------ observers
 
@@ -397,31 +370,12 @@ class MatrixState:
         terms = [t for t in self.terms() if t.unknown]
         right = [self._right_side(t) for t in terms]
         m = [[self._coupling(r, s) for s in terms] for r in terms]
-        n = len(terms)
-        for r in range(n):
-            pivot = m[r][r]
-            if pivot is not None:
-                inverse = self.b.inverse(
-                    self.b.where(self.row, pivot, self.b.const(0.0)), ROW, COLUMN, INNER
-                )
-                right[r] = self._apply(inverse, right[r], terms[r], terms[r])
-                m[r] = [x if x is None else self._times(inverse, x) for x in m[r]]
-            for q in range(r + 1, n):
-                factor = m[q][r]
-                if factor is None:
-                    continue
-                right[q] = self._sum(right[q], self._apply(factor, right[r], terms[q], terms[r]))
-                for s in range(r + 1, n):
-                    step = m[r][s]
-                    more = None if step is None else self._times(factor, step)
-                    m[q][s] = self._plus(m[q][s], more)
-        for r in range(n - 1, -1, -1):
-            for s in range(r + 1, n):
-                coupling = m[r][s]
-                if coupling is not None:
-                    seen = self._apply(coupling, right[s], terms[r], terms[s])
-                    right[r] = self._sum(right[r], seen)
-        return dict(zip(terms, right, strict=True))
+
+        def applied(table: Ref, to: Affine, row: int, column: int) -> Affine:
+            return self._apply(table, to, terms[row], terms[column])
+
+        found = Tables(self.b, self.row).eliminated(m, right, applied, self._sum)
+        return dict(zip(terms, found, strict=True))
 
     def _met(self, event: Probe) -> Ref:
         """A probe's vector in the turning frame."""
@@ -493,12 +447,6 @@ class MatrixState:
     def _sum(self, a: Affine, c: Affine) -> Affine:
         return Affine(self._plus(a.known, c.known), self._plus(a.w, c.w))
 
-    def _times(self, left: Ref, right: Ref) -> Ref:
-        """Product of two `[i, j]` matrices."""
-        b = self.b
-        moved = b.rename(right, [(ROW, COLUMN), (COLUMN, INNER)])
-        return b.rename(b.contract(left, moved, (COLUMN,)), [(INNER, COLUMN)])
-
     # ------------------------------------------------------------ the carry
 
     def final(self) -> Ref:
@@ -527,3 +475,31 @@ class MatrixState:
         for turn in self.turns():
             total = turn.ended(total)
         return b.expand(total, self.state.dims)
+
+
+def separated(b: Builder, vector: Ref) -> tuple[Ref, Ref]:
+    """A vector as a factor per row times what is left of it."""
+    factor = b.const(1.0)
+    free = {ROW}
+    while True:
+        op = b.values[vector].op
+        if isinstance(op, Cast):  # of a real vector, for a complex state
+            vector = b.expand(op.x, b.dims_of(vector))
+            continue
+        if isinstance(op, Unary) and op.fn == "neg":
+            factor, vector = b.neg(factor), op.x
+            continue
+        if isinstance(op, Binary) and op.fn in ("mul", "div"):
+            pairs = [(op.b, op.a)] if op.fn == "div" else [(op.a, op.b), (op.b, op.a)]
+            found = [
+                (s, rest)
+                for s, rest in pairs
+                if set(b.dims_of(s)) <= free
+                and set(b.dims_of(rest)) | {ROW} == set(b.dims_of(vector)) | {ROW}
+            ]
+            if found and len(b.dims_of(vector)) > 1:
+                scalar, rest = found[0]
+                factor = b.div(factor, scalar) if op.fn == "div" else b.mul(factor, scalar)
+                vector = b.expand(rest, (ROW,))
+                continue
+        return factor, vector

@@ -14,7 +14,7 @@ from scandsl.analysis.hoist import hoisted
 from scandsl.analysis.program import Form
 from scandsl.kernels.backward import backward_program
 from scandsl.kernels.chunk import chunk_program
-from scandsl.kernels.chunk_pairs import real_chunks, runs, runs_complex
+from scandsl.kernels.chunk_pairs import by_tables, real_chunks, runs, runs_complex
 from scandsl.kernels.coupled_state import ROWS
 from scandsl.kernels.tangents import without_tangents
 from scandsl.plan import Plan
@@ -111,10 +111,11 @@ def _chunked(
         recurrence, arguments, name, forward, backward, plan.chunk, handed=handed, wide=wide
     )
     paired = has_pairs(whole) and not runs_complex(forward)
-    slices, helpers = (None, frozenset[str]()) if paired else render_slices(torch)
+    tables = by_tables(plan.program)
+    slices, helpers = (None, frozenset[str]()) if paired or tables else render_slices(torch)
     forms, sequential = [replace(torch.render(), slices=slices)], ""
     printer.helpers.update(torch.helpers, helpers)
-    kernels = not runs(forward) and unprintable(forward) is None
+    kernels = not runs(forward) and not tables and unprintable(forward) is None
     if kernels and unprintable(backward.program) is None:
         _, late = real_chunks(plan.program, late=True)
         adjoint = backward_program(late, recurrence.inputs, recurrence.params)
