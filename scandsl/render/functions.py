@@ -26,6 +26,7 @@ from scandsl.ir.nodes import (
 from scandsl.render.layout import docstring, indented, returned, signature
 from scandsl.render.lowering import Stage
 from scandsl.render.names import Names
+from scandsl.render.stacked import with_stacked_entries
 from scandsl.render.torch_printer import COMPARE, Scope, Text, TorchPrinter
 
 SMOOTH = (Kind.REAL, Kind.COMPLEX)
@@ -159,11 +160,11 @@ class FunctionPrinter:
             ref = refs[seed]
             cotangents[ref] = builder.add(cotangents[ref], load) if ref in cotangents else load
         found = vjp(builder, cotangents, [leaf_refs[w] for w in wanted], stage.behind)
+        roots = with_stacked_entries(builder, [found[leaf_refs[w]] for w in wanted])
         whole = Stage(
             tuple(builder.dims), tuple(builder.values), stage.leaves, stage.results, frozenset()
         )
         body = _Body(self, whole, False, incoming)
-        roots = [found[leaf_refs[w]] for w in wanted]
         late = order.late if order is not None else ()
         whole_leaves = {*incoming, *(leaf_refs[n] for n in late if n in leaf_refs)}
         pairs = [

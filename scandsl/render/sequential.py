@@ -1,8 +1,8 @@
 """Renders the sequential form in tensor operations: maps of all tokens, then a loop over time.
 
 In: a recurrence without `Grad` and its names.  Out: a `RenderedForm`.  Any valid spec has this
-form. Forward keeps the carried parts of every 64th step; backward replays the steps in between and
-runs the printed adjoint of the step against time.
+form. Forward keeps the carried parts of every 64th step, or of all where they are no more than the
+inputs; backward replays the steps in between and runs the printed adjoint of the step against time.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from scandsl.render.layout import (
 )
 from scandsl.render.lowering import Lowered, Stage, cut_stages
 from scandsl.render.scan import ScanNames, is_smooth
+from scandsl.render.stacked import with_stacked_products
 from scandsl.render.token_maps import TokenMaps
 
 
@@ -51,6 +52,7 @@ class _Sequential(TokenMaps):
         printer: FunctionPrinter,
         passed: frozenset[str] | None,
     ) -> None:
+        lowered = with_stacked_products(lowered)
         super().__init__(names, lowered, printer, cut_stages(lowered), "sequential", passed)
         self.smooth_parts = [i for i, p in enumerate(self.parts) if p.smooth]
         self.late = [o for i, o in enumerate(self.recurrence.outputs) if i not in self.early]
@@ -132,9 +134,10 @@ class _Sequential(TokenMaps):
         lines += tuple_assigned("tokens", tokens)
         lines += tuple_assigned("fixed", fixed)
         count = len(self.late)
+        lines.append(f"every = _saved_every({self.names.table}, sizes)")
         call = [
             self.functions.step.name, "tokens", "fixed", "parts", str(count), "sequences",
-            "sizes.length", "save",
+            "sizes.length", "every if save else 0",
         ]  # fmt: skip
         outputs = "outputs" if self.late else "_"
         lines += bracketed(f"{outputs}, final, saved = _loop(", call, ")", 4)
@@ -175,12 +178,13 @@ class _Sequential(TokenMaps):
         kept = [self.kept[p.name] for p in self.parts]
         lines += tuple_assigned("saved", kept)
         lines += self._cotangents()
+        lines.append(f"every = _saved_every({self.names.table}, sizes)")
         s = self.stages
         call = [
             self.functions.advance.name, self.functions.adjoint.name, "tokens", "fixed",
             "fixed_backward",
             "parts", f"({len(s.smooth_token)}, {len(s.smooth_fixed)})", "sequences",
-            "sizes.length", "saved", "d_outputs", "d_final",
+            "sizes.length", "every", "saved", "d_outputs", "d_final",
         ]  # fmt: skip
         fixed_name = "d_fixed" if s.smooth_fixed else "_"
         tokens_name = "d_tokens" if s.smooth_token else "_"

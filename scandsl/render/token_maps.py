@@ -112,7 +112,7 @@ class TokenMaps:
             "sizes", "sequences", "tokens", "fixed", "parts", "outputs", "final", "saved", "t",
             "like",
             "cu_seqlens", "save", "device", "d_tokens", "d_fixed", "d_parts", "allow_tf32",
-            "advance",
+            "advance", "every",
         }  # fmt: skip
         names = Names(taken)
         names.reserve(self.names.inner.values())

@@ -62,6 +62,7 @@ from scandsl.kernels.spans import Span, spans
 from scandsl.render.layout import bracketed, weight
 from scandsl.render.names import Names
 from scandsl.render.slopes import Slope, slope
+from scandsl.render.stacked import STACK
 
 ATOM, POWER, UNARY, MUL, ADD, BIT_AND, BIT_OR, COMPARE = 100, 90, 80, 70, 60, 50, 40, 30
 
@@ -173,6 +174,7 @@ class TorchPrinter:
         self._spans: dict[tuple[Ref, bool, int], str] = {}
         self._known: Mapping[Ref, Span] = spans(values) if scope.in_place else {}
         self._slopes: dict[Ref, Slope | None] = {}
+        self._stacks: dict[Ref, list[str]] = {}
         self._runs: dict[Recur, str] = {}
         self._behind: frozenset[Ref] = frozenset()
         self._expected = False
@@ -439,6 +441,8 @@ class TorchPrinter:
                 return self._normalize(value.op)
             case Rename(x, pairs):
                 return self._rename(value, x, dict(pairs))
+            case Select(x, dim, index) if dim.startswith(STACK):
+                return Text(self._entries(x, dim)[index])
             case Select(x, dim, index):
                 dims = self.values[x].dims
                 rest = [":"] * (len(dims) - dims.index(dim) - 1)
@@ -486,6 +490,18 @@ class TorchPrinter:
                 return self._cumsum(self._text[x], axis, reverse, exclusive)
             case _:
                 raise InternalError(f"the torch printer was not told what {value.op} is called")
+
+    def _entries(self, x: Ref, dim: str) -> list[str]:
+        """Names for all entries of a stack."""
+        if x not in self._stacks:
+            dims = self.values[x].dims
+            size = int(self.scope.sizes[dim])
+            names = [self.names.fresh("entry", numbered=True) for _ in range(size)]
+            self.lines.append(
+                f"{', '.join(names)} = {self.named(x)}.unbind({dims.index(dim) - len(dims)})"
+            )
+            self._stacks[x] = names
+        return self._stacks[x]
 
     def _cumsum(self, text: Text, axis: int, reverse: bool, exclusive: bool) -> Text:
         inner = wrapped(text, ATOM)
