@@ -54,6 +54,21 @@ def test_matrices_that_do_not_stay_on_chip(
     judge(module, recurrence, Case("packed", layout, carried=True))
 
 
+@pytest.mark.parametrize(
+    "name", ["gru", *(pytest.param(n, marks=pytest.mark.slow) for n in ("lstm", "hippo_legs"))]
+)
+def test_matrices_in_strips(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None held on chip, and a few of their rows at a time; twelve rows lie in tiles of sixteen."""
+    module, recurrence = example(name, tmp_path, "sequential")
+    monkeypatch.setattr(module, "_step_warps", lambda numbers: 0)
+    strips: list[int] = []
+    monkeypatch.setattr(module, "_step_strip", lambda rows, inner: strips.append(rows) or 4)
+    sizes = {d.name: 12 for d in recurrence.dims if d.base is None}
+    layout = Layout(lengths=(3, 2), heads=2, own_heads=shared(recurrence))
+    judge(module, recurrence, Case("packed", layout, sizes, carried=True))
+    assert len(strips) >= 2 and set(strips) == {16}
+
+
 @pytest.mark.parametrize("name", ["kalman_filter"])
 def test_products_whose_factors_go_through_memory(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from scandsl.diagnostics import InternalError
-from scandsl.ir.nodes import Dims, Kind, Load, Ref, Scalar, Value, made_of, operands
+from scandsl.ir.nodes import Contract, Dims, Kind, Load, Ref, Scalar, Value, made_of, operands
 from scandsl.kernels.program import POSITION, Carry, Store
 from scandsl.kernels.step import HEAD, StepProgram
 from scandsl.render.layout import WIDTH, weight
@@ -132,6 +132,7 @@ class _Kernel:
         self.vars = {c.name: self._fresh(self._part_hint(c.name)) for c in self.program.parts}
         self.settled: dict[Ref, Tile] = {}
         self.matrices: dict[Ref, tuple[str, list[str]]] = {}
+        self.strips: dict[tuple[str, str], str] = {}  # where rows of a matrix begin
 
     # ------------------------------------------------------------ names
 
@@ -140,6 +141,7 @@ class _Kernel:
         for n in s.dims.values():
             self.taken.update((f"o_{n}", f"in_{n}", f"lane_{n}", f"size_{n}", f"BLOCK_{n}"))
             self.taken.update((f"tile_{n}", f"tiles_{n}"))
+            self.taken.update(f"STRIP_{n}_{other}" for other in s.dims.values())
         planes = [*s.inputs.values(), *s.params.values(), *s.scalars.values(), *s.rows.values()]
         planes += [*s.sums.values(), *(p.start for p in s.parts.values())]
         planes += [p.end for p in s.parts.values()]
@@ -447,6 +449,8 @@ class _Kernel:
         printer = self._printer(refs, roots)
         self.leaf_printer = printer
         for ref in refs:
+            if self._applied(printer, ref):
+                continue
             for operand in operands(self.values[ref].op):
                 if operand in self.matrices:
                     name, lines = self.matrices[operand]
@@ -454,6 +458,69 @@ class _Kernel:
                     printer.tiles[operand] = Tile(name, True, frozenset(self.values[operand].dims))
             printer.run([ref])
         return printer
+
+    def _applied(self, printer: TritonPrinter, ref: Ref) -> bool:
+        """A vector times a matrix, in strips where the matrix is too large for the registers."""
+        found = self._matrix_and_vector(ref)
+        if found is None:
+            return False
+        op = self.values[found].op
+        assert isinstance(op, Load)
+        plane = self.setup.params[op.name]
+        name, load = self.matrices[found]
+        printer.tiles[found] = Tile(name, True, frozenset(self.values[found].dims))
+        before = len(printer.lines)
+        printer.run([ref])
+        whole = printer.named(ref)
+        *first, last = printer.lines[before:]
+        call, condition = self._strips(printer, plane, found, ref)
+        printer.lines[before:] = [
+            *first, f"if {condition}:", f"    {whole} = {call}", "else:",
+            *("    " + x for x in load), f"    {last}",
+        ]  # fmt: skip
+        return True
+
+    def _matrix_and_vector(self, ref: Ref) -> Ref | None:
+        """The matrix that may not stay on chip, in its product with a vector."""
+        op, cut = self.values[ref].op, set(self.setup.cut)
+        if not isinstance(op, Contract):
+            return None
+        for matrix, vector in ((op.a, op.b), (op.b, op.a)):
+            dims = self.values[matrix].dims
+            if matrix not in self.matrices or len(dims) != 2 or cut & set(dims):
+                continue
+            if self.values[vector].dims == op.over and len(op.over) == 1:
+                return matrix
+        return None
+
+    def _strips(
+        self, printer: TritonPrinter, plane: Plane, matrix: Ref, ref: Ref
+    ) -> tuple[str, str]:
+        """The call that multiplies strips of rows, and when it is made."""
+        op = self.values[ref].op
+        assert isinstance(op, Contract)
+        (row,), (inner,) = self.values[ref].dims, op.over
+        rows, inside = self.setup.dims[row], self.setup.dims[inner]
+        strip = f"STRIP_{rows}_{inside}"
+        self._argument(strip, f"_step_strip(block_{rows}, block_{inside})", constant=True)
+        if (plane.var, row) not in self.strips:
+            name = self._fresh(f"{plane.var}_{rows}_at")
+            head = f"(h // (HEADS // heads_{plane.var})) * {self._volume(plane.dims)}"
+            terms = [f"{plane.var}_ptr", head, self._along(plane.dims, inner)]
+            self.head.add(*self._summed(name, terms))
+            self.strips[plane.var, row] = name
+        vector = printer.named(op.b if matrix == op.a else op.a)
+        behind = self._volume(plane.dims[plane.dims.index(row) + 1 :]) or "1"
+        call = [
+            self.strips[plane.var, row], behind, f"in_{inside}", vector, f"size_{rows}",
+            f"BLOCK_{rows}", strip,
+        ]  # fmt: skip
+        return f"_in_strips({', '.join(call)})", f"{strip} < BLOCK_{rows} and not HOLD"
+
+    def _along(self, order: Dims, dim: str) -> str:
+        """The places of a dimension's entries in one head's share of a tensor."""
+        behind = self._volume(order[order.index(dim) + 1 :])
+        return f"{self.axis[dim].offsets} * {behind}" if behind else self.axis[dim].offsets
 
     def _leaf(self, ref: Ref, value: Value) -> Tile:
         s = self.setup
@@ -623,15 +690,26 @@ class _Forward(_Kernel):
             plane = self.setup.rows[store.name]
             self._ask(plane)
             self.head.add(*self._address(plane, "h"))
-        inner = self._checkpoint()
+        kept = self._checkpoint()
         printer = self._body(roots)
         for store in p.outputs:
             self._output(printer, store)
         updates = [(self.vars[c.name], self._typed(printer, c.next)) for c in p.parts]
-        inner += [*printer.lines, *self._together(updates)]
-        inner = [*self._at_step("step", inner), *inner]
-        body = ["for step in range(length):", *("    " + x for x in inner)]
-        return self._finished([*body, *self._end_parts()])
+        inner = [*printer.lines, *self._together(updates)]
+        return self._finished([*self._over_time(kept, inner), *self._end_parts()])
+
+    def _over_time(self, kept: Sequence[str], step: Sequence[str]) -> list[str]:
+        """The loop over time; in stretches, so that no step holds addresses of checkpoints."""
+        if not kept:
+            inner = [*self._at_step("step", step), *step]
+            return ["for step in range(length):", *("    " + x for x in inner)]
+        inner = [*self._at_step("first + c", step), *step]
+        stretch = [
+            "first = chunk * EVERY", "count = tl.minimum(EVERY, length - first)", *kept,
+            "for c in range(count):", *("    " + x for x in inner),
+        ]  # fmt: skip
+        self.head.add("chunks = (length + EVERY - 1) // EVERY")
+        return ["for chunk in range(chunks):", *("    " + x for x in stretch)]
 
     def _start_parts(self) -> None:
         for carry in self.program.parts:
@@ -655,14 +733,14 @@ class _Forward(_Kernel):
         if not self.program.parts:
             return []
         self._argument("SAVE", "save", constant=True)
-        inner = [self._kept_at("kept_at", "slot + step // EVERY")]
+        inner = [self._kept_at("kept_at", "slot + chunk")]
         for carry in self.program.parts:
             dims = self._ordered((*self.lead, *carry.dims))
             pointer = self._pointed(self._kept_terms("kept_at", carry), "kept_tile", inner)
             mask = self._masked(dims, self._only_first(carry.dims), inner)
             inner.append(self._store(pointer, self._raw(self.vars[carry.name], carry.kind), mask))
             inner += self._steps_on("kept_at", carry, self._volume(carry.dims) or "1")
-        return ["if SAVE and step % EVERY == 0:", *("    " + x for x in inner)]
+        return ["if SAVE:", *("    " + x for x in inner)]
 
     def _output(self, printer: TritonPrinter, store: Store) -> None:
         plane = self.setup.rows[store.name]

@@ -124,6 +124,23 @@ def _dot_through(a, b, buffer, THROUGH: tl.constexpr, PRECISION: tl.constexpr):
     return out
 
 
+def _in_strips(
+    at, between, inside, vector, size, ROWS: tl.constexpr, STRIP: tl.constexpr
+):
+    # a matrix in memory times a vector, STRIP of its rows at a time: all of it would not fit into
+    # the registers
+    PARTS: tl.constexpr = ROWS // STRIP
+    parts = tl.zeros([PARTS, STRIP], dtype=tl.float32)
+    for part in range(PARTS):
+        row = part * STRIP + tl.arange(0, STRIP)
+        mask = (row < size)[:, None] & inside[None, :]
+        tile = tl.load(at[None, :] + row[:, None] * between, mask=mask, other=0.0)
+        total = tl.sum(tile.to(tl.float32) * vector[None, :], 1)
+        here = tl.arange(0, PARTS) == part
+        parts = tl.where(here[:, None], total[None, :], parts)
+    return tl.reshape(parts, [ROWS])
+
+
 def _ones(i, REVERSE: tl.constexpr, EXCLUSIVE: tl.constexpr):
     # which rows are part of the running sum of each
     if REVERSE:
