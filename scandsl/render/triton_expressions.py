@@ -125,10 +125,16 @@ def _dot_through(a, b, buffer, THROUGH: tl.constexpr, PRECISION: tl.constexpr):
 
 
 def _in_strips(
-    at, between, inside, vector, size, ROWS: tl.constexpr, STRIP: tl.constexpr
+    at,
+    between,
+    inside,
+    vector,
+    size,
+    ROWS: tl.constexpr,
+    STRIP: tl.constexpr,
 ):
-    # a matrix in memory times a vector, STRIP of its rows at a time: all of it would not fit into
-    # the registers
+    # a matrix in memory times a vector, STRIP of its rows at a time: as a whole it would not fit
+    # into the registers
     PARTS: tl.constexpr = ROWS // STRIP
     parts = tl.zeros([PARTS, STRIP], dtype=tl.float32)
     for part in range(PARTS):
