@@ -137,6 +137,7 @@ CASES = (
     Case("conv-packed", "conv_gated_delta_rule", (3, 0, 30, 7), time=40),
     Case("conv-short", "conv_gated_delta_rule", (2, 7), time=9),  # windows longer than slices
     Case("mlstm", "mlstm", time=40),
+    Case("titans-packed", "titans", (3, 0, 30, 7), time=40),
     Case("mamba3-packed", "mamba3", (3, 0, 30, 7), time=40),
     Case("columns", COLUMNS, time=40, uneven=True),
     Case("kept", KEPT, (3, 0, 30, 7), time=40),
