@@ -148,8 +148,33 @@ def varying_matrix(x: Expressions) -> None:
 # ---------------------------------------------------------------- several states
 
 
+def joint(x: Expressions) -> None:
+    """Matrix states that feed each other by one number per token, and by what is read of them."""
+    key, value = x.scope.dims[:2]
+    names = [x.scope.state((key, value), start(x, (key, value))) for _ in range(2)]
+    if x.source.chance(25):
+        names.append(x.scope.state((key, value)))
+    for i, name in enumerate(names):
+        terms = [f"0.4 * {x.gate(NONE)} * {names[i - 1]}"]
+        if x.source.chance(75):
+            terms.append(
+                f"{x.source.say(['0.5', '-0.4', lambda: f'0.6 * {x.gate(NONE)}'])} * {name}"
+            )
+        v = x.real(frozenset({value}), 1)
+        if x.source.chance(60):
+            v = f"0.5 * ({v} - {x.unit(key)} @ {x.source.pick(names)})"
+        terms.append(f"{x.unit(key)} * {v}")
+        x.scope.lines.append(f"{name} = {' + '.join(x.source.shuffled(terms))}")
+    for name in names[:2]:
+        left, other = x.source.pick([(value, key), (value, key), (key, value)])
+        x.scope.output({left}, f"({x.real(frozenset({other}), 1)} @ {name})")
+
+
 def coupled(x: Expressions) -> None:
     """States that feed each other, linearly."""
+    if len(x.scope.dims) > 1 and x.source.chance(40):
+        joint(x)
+        return
     dims = shape(x)
     count = x.source.number(2, 3)
     names = [x.scope.state(dims, start(x, dims)) for _ in range(count)]
