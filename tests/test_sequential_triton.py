@@ -62,7 +62,7 @@ def test_matrices_in_strips(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     module, recurrence = example(name, tmp_path, "sequential")
     monkeypatch.setattr(module, "_step_warps", lambda numbers: 0)
     strips: list[int] = []
-    monkeypatch.setattr(module, "_step_strip", lambda rows, inner: strips.append(rows) or 4)
+    monkeypatch.setattr(module, "_step_strip", lambda rows, *_: strips.append(rows) or 4)
     sizes = {d.name: 12 for d in recurrence.dims if d.base is None}
     layout = Layout(lengths=(3, 2), heads=2, own_heads=shared(recurrence))
     judge(module, recurrence, Case("packed", layout, sizes, carried=True))

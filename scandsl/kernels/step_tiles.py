@@ -15,6 +15,10 @@ from scandsl.kernels.step import HEAD, StepProgram
 # Numbers of a value in one program: a thread of four warps has 32 of 4096, beside its adjoint 16.
 LIMITS = {"forward": 4096, "backward": 2048}
 
+# Numbers of a matrix in memory that a vector is multiplied by at a time: a thread of sixteen warps
+# has 32 of 16384, beside those of the adjoint 16.
+STRIPS = {"forward": 16384, "backward": 8192}
+
 
 def widest(program: StepProgram) -> list[frozenset[str]]:
     """The dimensions of the widest values, sums about to be taken included."""

@@ -19,6 +19,7 @@ from scandsl.diagnostics import InternalError
 from scandsl.ir.nodes import Contract, Dims, Kind, Load, Ref, Scalar, Value, made_of, operands
 from scandsl.kernels.program import POSITION, Carry, Store
 from scandsl.kernels.step import HEAD, StepProgram
+from scandsl.kernels.step_tiles import STRIPS
 from scandsl.render.layout import WIDTH, weight
 from scandsl.render.names import LAUNCH_NAMES
 from scandsl.render.triton_kernel import drop_unused
@@ -117,6 +118,7 @@ class _Kernel:
     """What both directions share: arguments, addresses, leaves, bodies."""
 
     doc = ""
+    direction = ""
 
     def __init__(self, setup: Setup, name: str) -> None:
         self.setup = setup
@@ -502,7 +504,8 @@ class _Kernel:
         (row,), (inner,) = self.values[ref].dims, op.over
         rows, inside = self.setup.dims[row], self.setup.dims[inner]
         strip = f"STRIP_{rows}_{inside}"
-        self._argument(strip, f"_step_strip(block_{rows}, block_{inside})", constant=True)
+        host = f"_step_strip(block_{rows}, block_{inside}, {STRIPS[self.direction]})"
+        self._argument(strip, host, constant=True)
         if (plane.var, row) not in self.strips:
             name = self._fresh(f"{plane.var}_{rows}_at")
             head = f"(h // (HEADS // heads_{plane.var})) * {self._volume(plane.dims)}"
@@ -679,6 +682,7 @@ class _Kernel:
 
 class _Forward(_Kernel):
     doc = "Runs the steps of one sequence with the carried parts on chip."
+    direction = "forward"
 
     def render(self) -> StepKernel:
         p = self.program
@@ -753,6 +757,7 @@ class _Forward(_Kernel):
 
 class _Backward(_Kernel):
     doc = "Runs the adjoint of the steps of one sequence against time."
+    direction = "backward"
 
     def render(self) -> StepKernel:
         p = self.program
