@@ -66,6 +66,10 @@ from scandsl.render.stacked import STACK
 
 ATOM, POWER, UNARY, MUL, ADD, BIT_AND, BIT_OR, COMPARE = 100, 90, 80, 70, 60, 50, 40, 30
 
+# Which part of a square, with which diagonal, has a row's number compared so with its column's.
+_TRIANGLES = {"ge": "tril", "gt": "tril -1", "le": "triu", "lt": "triu 1"}
+_TURNED = {"ge": "le", "gt": "lt", "le": "ge", "lt": "gt"}
+
 _NEST = 64  # an expression longer than this gets a name of its own
 _LIMIT, _LINE = 74, 84  # longest expression, were all names equally long and as they are
 _SIMPLE = re.compile(r"-?(\d[\d.e+-]*|[^\W\d][\w.]*)\Z")
@@ -241,8 +245,14 @@ class TorchPrinter:
             return (known.decays,) if known.rows is None else (known.decays, known.rows)
         if (found := self._slope_of(ref)) is not None:
             return (found.g, found.at)
-        if isinstance(value.op, Where) and self._diagonal(value, value.op):
-            return (value.op.a,)
+        if isinstance(value.op, Where):
+            op = value.op
+            if self._diagonal(value, op) or self._triangle(value, op, 0.0) is not None:
+                return (op.a,)
+            if self._capped(value, op):
+                return (op.b,)
+        if (masked := self._masked_exp(value)) is not None:
+            return masked[:1]
         return operands(value.op)
 
     def _count(self, ref: Ref) -> None:
@@ -405,7 +415,8 @@ class TorchPrinter:
             case Unary() if ref in self._known:
                 return self._over_span(value, self._known[ref])
             case Unary(fn, x):
-                return self._unary(ref, fn, self._text[x], self.values[x])
+                of, cut = self._masked_exp(value) or (x, None)
+                return self._cut(self._unary(ref, fn, self._text[of], self.values[of]), cut, True)
             case Binary():
                 found = self._slope_of(ref)
                 return self._slope(value, found) if found else self._binary(ref, value, value.op)
@@ -640,8 +651,18 @@ class TorchPrinter:
 
     def _where(self, value: Value, c: Ref, a: Ref, b: Ref) -> Text:
         if self._diagonal(value, Where(c, a, b)):
-            entries = self._tensor(self._text[a], value.kind).text
-            return replace(self.call("torch.diag_embed", entries), diagonal=entries)
+            entries = self._tensor(self._text[a], value.kind)
+            if self.values[a].dims == value.dims[:-1]:
+                return replace(self.call("torch.diag_embed", entries.text), diagonal=entries.text)
+            size = self.scope.sizes[value.dims[-1]]
+            spread = f"{wrapped(entries, ATOM)}[..., None]"
+            return replace(self.call("_times_identity", entries.text, size), diagonal=spread)
+        op = Where(c, a, b)
+        if (cut := self._triangle(value, op, 0.0)) is not None:
+            x = self.operand(a, value.dims)
+            return self._cut(x, cut, x.fresh and self.scope.in_place)
+        if self._capped(value, op):
+            return self.call("torch.clamp", self.operand(b, value.dims).text, "max=1.0")
         condition = self._tensor(self.operand(c, value.dims), Kind.BOOL)
         x, y = self.operand(a, value.dims), self.operand(b, value.dims)
         mask = self.values[c].op
@@ -655,7 +676,10 @@ class TorchPrinter:
         return self.call("torch.where", condition.text, x.text, y.text)
 
     def _diagonal(self, value: Value, op: Where) -> bool:
-        """Whether a value is a square with `op.a` on its diagonal and zeros beside it."""
+        """Whether a value is a square with `op.a` on its diagonal and zeros beside it.
+
+        `op.a` is one number for each entry of the diagonal, or one for all of them.
+        """
         same = self.values[op.c].op
         if not (isinstance(same, Binary) and same.fn == "eq" and len(value.dims) > 1):
             return False
@@ -665,7 +689,55 @@ class TorchPrinter:
         zero = isinstance(other, Const) and other.value == 0
         first, last = value.dims[-2:]
         rest = tuple(d for d in value.dims if d != last)
-        return zero and set(along) == {first, last} and self.values[op.a].dims == rest
+        given = self.values[op.a]
+        spread = given.dims == rest or (given.varies and given.dims == rest[:-1])
+        return zero and set(along) == {first, last} and spread
+
+    def _triangle(self, value: Value, op: Where, beside: float) -> str | None:
+        """The arguments of `tril` or `triu` if a value is such a part of `op.a`, else `None`.
+
+        Beside it there is the number `beside`.  Choices by a mask cost a CPU many times as much.
+        """
+        test = self.values[op.c].op
+        other = self.values[op.b].op
+        if not (isinstance(test, Binary) and test.fn in _TRIANGLES and len(value.dims) > 1):
+            return None
+        if not (isinstance(other, Const) and other.value == beside and not self.scope.autograd):
+            return None
+        sides = [self.values[r].op for r in (test.a, test.b)]
+        along = tuple(x.dim for x in sides if isinstance(x, Iota))
+        fn = test.fn if along == value.dims[-2:] else _TURNED[test.fn]
+        if along not in (value.dims[-2:], value.dims[:-3:-1]):
+            return None
+        return _TRIANGLES[fn] if self.values[op.a].dims == value.dims else None
+
+    def _cut(self, x: Text, cut: str | None, in_place: bool) -> Text:
+        """A part of a square, in its room if nothing else looks at it; all of it for `None`."""
+        if cut is None:
+            return x
+        name, _, diagonal = cut.partition(" ")
+        return Text(f"{wrapped(x, ATOM)}.{name}{'_' * in_place}({diagonal})")
+
+    def _masked_exp(self, value: Value) -> tuple[Ref, str] | None:
+        """The `a` of `exp(where(triangle, a, -inf))`, and which part of `exp(a)` that is."""
+        if not (isinstance(value.op, Unary) and value.op.fn == "exp"):
+            return None
+        op = self.values[value.op.x].op
+        if value.kind is not Kind.REAL or not isinstance(op, Where) or self._is_given(value.op.x):
+            return None
+        cut = self._triangle(value, op, -math.inf)
+        return None if cut is None else (op.a, cut)
+
+    def _capped(self, value: Value, op: Where) -> bool:
+        """Whether a value is the slope of elu: one above zero, else `elu(x) + 1`, which is less."""
+        test, one, slope_ = (self.values[r].op for r in (op.c, op.a, op.b))
+        if not (isinstance(test, Binary) and test.fn == "gt" and isinstance(slope_, Binary)):
+            return False
+        zero, bump = self.values[test.b].op, self.values[slope_.b].op
+        elu = self.values[slope_.a].op
+        numbers = [x.value for x in (one, zero, bump) if isinstance(x, Const)]
+        same = isinstance(elu, Unary) and elu.fn == "elu" and elu.x == test.a
+        return same and slope_.fn == "add" and numbers == [1, 0, 1] and not self.scope.autograd
 
     def _complex(self, value: Value, re_: Ref, im: Ref) -> Text:
         x, y = self.operand(re_, value.dims), self.operand(im, value.dims)
