@@ -35,7 +35,9 @@ from tests.faults.copies import ROOT, altered
 from tests.faults.judge import compiled
 
 FOLDERS = ("analysis", "plan", "kernels")
-SPECS = ("chunk", "decays", "chains", "turning", "semiring", "coupled", "blocks", "elementwise")
+SPECS = ("chunk", "decays", "chains", "turning", "semiring", "coupled", "blocks", "elementwise",
+    "coupled_matrices",
+)  # fmt: skip
 UNIT = ("analysis", "chunk_program", "schedules", "limits", "memory", "page")
 SKIPPED = ("Decorator", "Exception", "Variable")  # operators that need arguments or change no value
 COMPILED, TRIED = 40, 4  # scans that are compiled with a mutant at most, and judged
