@@ -134,8 +134,8 @@ def together(recurrence: Recurrence, names: Sequence[str], kept: frozenset[Ref])
         if set(state.dims) != set(first.dims):
             reason = f"`{state.name}` and `{first.name}` have different dimensions"
             raise Unfit(reason, state.next)
-        if not 1 < len(state.dims) < 4:
-            raise Unfit(f"state `{state.name}` is no matrix", state.next)
+        if not 0 < len(state.dims) < 4:
+            raise Unfit(f"state `{state.name}` has {len(state.dims)} dimensions", state.next)
     found = _Joint(recurrence, states, kept)
     try:
         return found.found()
@@ -195,7 +195,7 @@ class _Joint:
         steps = [self._step(s) for s in self.states]
         probed = list(dict.fromkeys(t.atom for step in steps for t in step.images))
         reads = [r for r in looking(self.copier, self.reading, self.states) if r not in probed]
-        contracted = self._contracted([*probed, *reads])
+        contracted = self._contracted(probed, reads)
         free = tuple(d for d in self.b.sort(self.states[0].dims) if d not in contracted)
         images = self.moving.images
         events: list[Event] = []
@@ -226,11 +226,12 @@ class _Joint:
                 raise Unfit(f"`{text}` takes entries of a state to other places", term.atom)
         return _Step(state, whole, tuple(images), form.rest)
 
-    def _contracted(self, looked: Sequence[Ref]) -> Dims:
+    def _contracted(self, probed: Sequence[Ref], reads: Sequence[Ref]) -> Dims:
+        """The dimension that probes, else reads, sum over; of vectors, only what probes need."""
         images = self.moving.images
-        over = next((images[r].over for r in looked if r in images), ())
+        over = next((images[r].over for r in (*probed, *reads) if r in images), ())
         first = self.states[0]
-        if not over or set(over) == set(first.dims):
+        if not over or (set(over) == set(first.dims) and not (probed and len(over) == 1)):
             raise Unfit(f"no query along one of its dimensions looks at `{first.name}`", first.next)
         return self.b.sort(over)
 
@@ -275,7 +276,8 @@ class _Joint:
             names, Transition.BLOCK, tuple(events), contracted, free, (), Form.CHUNK, ""
         )
         for event in events:
-            fault = event_fault(recurrence, whole, event, len(self.states[0].dims))
+            rank = max(2, len(self.states[0].dims))  # vectors are not read as a whole either
+            fault = event_fault(recurrence, whole, event, rank)
             if fault is not None:
                 culprit = self.states[0].next if fault.culprit is None else fault.culprit
                 raise Unfit(fault.reason, culprit)

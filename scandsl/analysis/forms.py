@@ -90,7 +90,7 @@ def _chosen(
     recurrence: Recurrence, component: Component, fault: Fault | None, ranges: Sequence[Range]
 ) -> Component:
     if fault is None and len(component.states) > 1:
-        reason = "matrix states that feed each other: tokens in chunks, by matrix products; "
+        reason = "states that feed each other: tokens in chunks, by matrix products; "
         reason += "what is left of what is added, by products of their decays and couplings"
         return replace(component, form=Form.CHUNK, reason=reason)
     if fault is None:
