@@ -121,8 +121,7 @@ class Couplings:
         seen = self._ended(state, self.since(c))
         rows = None if seen is None else b.rename(seen, [(COLUMN, ROW)])
         total = self.tables.plus(rows, None if own is None else self._of_last(own))
-        zero = b.const(0.0)
-        return zero if total is None else b.where(self.row, total, zero)
+        return b.const(0.0) if total is None else total  # behind the last token all of it is zero
 
     # ------------------------------------------------------------ pieces
 
