@@ -9,6 +9,7 @@ In: `Request`s through a pipe.  Out: answers, or `Trouble` where one could not b
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class Worker:
     """The parent's end: starts the process, asks, stops it."""
 
     def __init__(self, job: Job, threads: int) -> None:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # torch's profiler writes to the terminal
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, job, threads), daemon=True)
