@@ -65,7 +65,7 @@ class Worker:
     """The parent's end: starts the process, asks, stops it."""
 
     def __init__(self, job: Job, threads: int) -> None:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # torch's profiler writes to the terminal
+        os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler writes to the terminal
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, job, threads), daemon=True)
