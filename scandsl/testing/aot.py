@@ -43,7 +43,10 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What a compiled kernel needs of a multiprocessor; `None` where the target does not tell."""
+    """What a compiled kernel needs of a multiprocessor; `None` where the target does not tell.
+
+    `loads` counts the instructions that read global memory, by the bits that each thread gets.
+    """
 
     name: str
     target: str
@@ -51,6 +54,8 @@ class Compiled:
     spilled_bytes: int | None
     shared_bytes: int
     matrix_instructions: Mapping[str, int]
+    loads: Mapping[str, int]
+    warps: int
 
 
 class _Recorder:
@@ -104,16 +109,18 @@ def compile_launch(launch: Launch, backend: str, arch: int | str) -> Compiled:
     registers: int | None = None
     spilled: int | None = None
     counts: dict[str, int] = {}
+    loads: dict[str, int] = {}
     if backend == "cuda":
-        registers, spilled, counts = _read_binary(compiled.asm["cubin"], compiled.asm["ptx"])
+        binary = _read_binary(compiled.asm["cubin"], compiled.asm["ptx"])
+        registers, spilled, counts, loads = binary
     return Compiled(
         launch.function.__name__, f"{backend}:{arch}", registers, spilled,
-        compiled.metadata.shared, counts,
+        compiled.metadata.shared, counts, loads, launch.warps,
     )  # fmt: skip
 
 
-def _read_binary(cubin: bytes, ptx: str) -> tuple[int, int, dict[str, int]]:
-    """Registers, bytes of spilled ones, and matrix instructions of a cubin.
+def _read_binary(cubin: bytes, ptx: str) -> tuple[int, int, dict[str, int], dict[str, int]]:
+    """Registers, bytes of spilled ones, matrix instructions and loads of a cubin.
 
     What the code itself keeps in local memory is no register: `sin` has a table there, of which it
     makes use for angles beyond 10^5.
@@ -136,7 +143,19 @@ def _read_binary(cubin: bytes, ptx: str) -> tuple[int, int, dict[str, int]]:
     counts: dict[str, int] = {}
     for name in re.findall(r"\b(HGMMA|HMMA|UTCHMMA|UTCMMA|LDL|STL)\b", sass.stdout):
         counts[name] = counts.get(name, 0) + 1
-    return registers, local, counts
+    return registers, local, counts, _loads(sass.stdout)
+
+
+_WIDTHS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "64": 64, "128": 128}
+
+
+def _loads(sass: str) -> dict[str, int]:
+    """How often a thread reads how many bits of global memory; what names no width reads 32."""
+    out: dict[str, int] = {}
+    for parts in re.findall(r"\bLDG(?:STS)?((?:\.\w+)+)", sass):
+        bits = str(next((_WIDTHS[x] for x in parts.split(".") if x in _WIDTHS), 32))
+        out[bits] = out.get(bits, 0) + 1
+    return out
 
 
 # ---------------------------------------------------------------- what a scan's kernels need

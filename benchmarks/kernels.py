@@ -1,0 +1,230 @@
+"""What the Triton kernels of the examples need of a GPU that need not be there.
+
+    python benchmarks/kernels.py [--target sm_90] [--only gla] [--budget 1800]
+    python benchmarks/kernels.py --render
+
+Compiles every kernel of every example, forward and backward, at sizes of 128 in bfloat16, reads
+the binaries, and writes benchmarks/results/kernels-TARGET.json after each example, from which
+--render makes docs/kernels.md.  An example whose module and Triton's version are as they were is
+not compiled again: a run that was interrupted, or whose budget ended, goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import ROOT, environment, version, write_json
+
+PAGE = ROOT / "docs" / "kernels.md"
+RESULTS = ROOT / "benchmarks" / "results"
+SIZE, LIMIT = 128, 900
+SIZES = {"based": 16, "mamba": 16}
+"""Sizes of those whose states are larger or smaller than K = V = 128 in models."""
+
+TARGETS = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}
+"""Shared memory of a multiprocessor, in bytes, of the targets whose binaries tell registers."""
+
+REGISTERS, MOST_WARPS = 65536, 64
+COPY, MATRIX = 3.35e12, 989e12
+"""H100 SXM by its data sheet: bytes and 16-bit operations per second."""
+
+ROWS = 4 * 2048 * 16
+"""Tokens times heads of the shape that times are predicted for: B=4 T=2048 H=16."""
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--target", default="sm_90", choices=sorted([*TARGETS, "gfx942"]))
+    p.add_argument("--only", action="append", default=[], help="an example; repeatable")
+    p.add_argument("--budget", type=float, default=7200, help="seconds after which none is begun")
+    p.add_argument("--render", action="store_true", help="write the page from what is there")
+    p.add_argument("--one", help=argparse.SUPPRESS)
+    options = p.parse_args()
+    if options.one:
+        print(json.dumps(_compiled(options.one, options.target)))
+        return 0
+    if not options.render:
+        _compile(options)
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"written: {PAGE}")
+    return 0
+
+
+# ---------------------------------------------------------------- compiling
+
+
+def _compile(options: argparse.Namespace) -> None:
+    file = RESULTS / f"kernels-{options.target}.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"scans": {}}
+    end = time.monotonic() + options.budget
+    for path in sorted((ROOT / "examples").glob("*.scan")):
+        name = path.stem
+        if options.only and name not in options.only:
+            continue
+        stamp = _stamp(path)
+        if found["scans"].get(name, {}).get("stamp") == stamp:
+            continue
+        if time.monotonic() > end:
+            print(f"{name}: not begun, the budget is spent", flush=True)
+            continue
+        begin = time.monotonic()
+        entry = {"stamp": stamp, **_in_a_process(name, options.target)}
+        found = {
+            **environment(),
+            "target": options.target,
+            "scans": {**found["scans"], name: entry},
+        }
+        write_json(file, found)
+        words = entry.get("failure") or f"{len(entry['kernels'])} kernels"
+        print(f"{name}: {words}, {time.monotonic() - begin:.0f} s", flush=True)
+
+
+def _stamp(path: Path) -> str:
+    """Of what was compiled and by what."""
+    from scandsl.driver import Options, compile_source
+    from scandsl.loader import read_source
+
+    text = compile_source(read_source(path), Options()).module
+    return hashlib.sha256(f"{text}{version('triton')}".encode()).hexdigest()[:16]
+
+
+def _in_a_process(name: str, target: str) -> dict[str, Any]:
+    """A compiler that crashes or does not end costs one example."""
+    command = [sys.executable, __file__, "--target", target, "--one", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return {"failure": f"not compiled in {LIMIT} s", "kernels": []}
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        return {"failure": lines[-1][:200], "kernels": []}
+    out: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return out
+
+
+def _compiled(name: str, target: str) -> dict[str, Any]:
+    from scandsl.bench.floor import needs
+    from scandsl.driver import Options, plan
+    from scandsl.loader import load, read_source
+    from scandsl.testing.aot import kernels_for
+
+    path = ROOT / "examples" / f"{name}.scan"
+    _, (one,) = plan(read_source(path), Options())
+    recurrence = one.program.recurrence
+    size = SIZES.get(name, SIZE)
+    kernels = kernels_for(recurrence, load(path), target, size)
+    sizes = {d.name: size for d in recurrence.dims if d.size is None and d.base is None}
+    found = needs(one, sizes, 1, 2)
+    return {
+        "form": one.form.value,
+        "size": size,
+        "needs": {direction: asdict(x) for direction, x in found.items()},
+        "kernels": [asdict(k) for k in kernels],
+    }
+
+
+# ---------------------------------------------------------------- the page
+
+
+def page() -> str:
+    """All targets of which there are results."""
+    parts = [
+        "# Kernels\n\nMade by `python benchmarks/kernels.py`: every Triton kernel of the examples,"
+        f" compiled ahead of time for GPUs that need not be there, at sizes of {SIZE} (of 16 where"
+        f" models have such states) in bfloat16. *Warps* is how many of the {MOST_WARPS} that a"
+        " multiprocessor can hold registers and shared memory allow; *loads* how many"
+        " instructions read global memory, by the bits that a thread gets. The floor beside a"
+        " name is what B=4 T=2048 H=16 takes at least on an H100 by its data sheet, forward and"
+        " backward: the larger of compulsory bytes and planned operations."
+    ]
+    for target in (*TARGETS, "gfx942"):
+        file = RESULTS / f"kernels-{target}.json"
+        if file.is_file():
+            before = RESULTS / f"kernels-{target}-previous.json"
+            old = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else None
+            parts.append("\n".join(_target(json.loads(file.read_text(encoding="utf-8")), old)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _target(found: Mapping[str, Any], old: Mapping[str, Any] | None) -> Iterator[str]:
+    versions = ", ".join(f"{n} {v}" for n, v in found["versions"].items() if v)
+    yield f"## {found['target']}\n\n{versions}; {found['time'][:10]}."
+    missing = sorted({p.stem for p in (ROOT / "examples").glob("*.scan")} - {*found["scans"]})
+    if missing:
+        yield f"\nNot compiled yet: {', '.join(missing)}."
+    for name, entry in sorted(found["scans"].items()):
+        yield f"\n### {name}\n"
+        if "failure" in entry:
+            yield f"Failed: {entry['failure']}."
+            continue
+        yield f"Form `{entry['form']}`, size {entry['size']}; {_floor(entry['needs'])}.\n"
+        if not entry["kernels"]:
+            yield "No Triton kernels."
+            continue
+        yield "| kernel | registers | spilled bytes | shared KiB | warps | products | loads |"
+        yield "| --- | ---: | ---: | ---: | ---: | --- | --- |"
+        before = {} if old is None else old["scans"].get(name, {})
+        was = {k["name"]: k for k in before.get("kernels", ())}
+        for kernel in entry["kernels"]:
+            yield _row(name, kernel, was.get(kernel["name"]), found["target"])
+
+
+def _floor(found: Mapping[str, Any]) -> str:
+    words = []
+    for direction in ("forward", "backward"):
+        x = found[direction]
+        least = ROWS * max(x["bytes"] / COPY, x["operations"] / MATRIX)
+        words.append(f"{direction} {1e6 * least:.0f} µs")
+    return "floor " + ", ".join(words)
+
+
+def _row(scan: str, kernel: Mapping[str, Any], was: Mapping[str, Any] | None, target: str) -> str:
+    units = kernel["matrix_instructions"]
+    products = ", ".join(f"{n} {name}" for name, n in units.items() if "MMA" in name) or "-"
+    loads = ", ".join(f"{n} of {bits}" for bits, n in sorted(_by_width(kernel))) or "-"
+    cells = [
+        kernel["name"].strip("_").removeprefix(scan).strip("_"),
+        _was(kernel, was, "registers"),
+        _was(kernel, was, "spilled_bytes"),
+        f"{kernel['shared_bytes'] / 1024:.0f}",
+        str(_warps(kernel, target) or "-"),
+        products,
+        loads,
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _by_width(kernel: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+    yield from ((int(bits), n) for bits, n in kernel["loads"].items())
+
+
+def _was(kernel: Mapping[str, Any], was: Mapping[str, Any] | None, key: str) -> str:
+    """A figure, and that of the release before where it was another."""
+    now = kernel[key]
+    text = "-" if now is None else f"{now:,}"
+    return text if was is None or was[key] == now else f"{text} (was {was[key]:,})"
+
+
+def _warps(kernel: Mapping[str, Any], target: str) -> int | None:
+    """How many warps a multiprocessor holds at most."""
+    if kernel["registers"] is None or target not in TARGETS:
+        return None
+    threads = -(-kernel["registers"] // 8) * 8 * 32 * kernel["warps"]
+    room = TARGETS[target] // (kernel["shared_bytes"] + 1024)
+    blocks = min(REGISTERS // threads, room, MOST_WARPS // kernel["warps"])
+    return int(blocks * kernel["warps"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
