@@ -15,10 +15,10 @@ from scandsl.diagnostics import Source
 from scandsl.driver import check
 from scandsl.syntax.format import format_source
 from tests.fuzz.hunt import Record, draw, hunt
-from tests.fuzz.judge import NO_STATE, Tried, Untame, Wrong, judge
+from tests.fuzz.judge import Tried, Untame, Wrong, judge
 from tests.fuzz.regressions import files, keep, read
 from tests.fuzz.report import summary, table
-from tests.fuzz.specs import CLASSES
+from tests.fuzz.specs import CLASSES, NO_STATE
 from tests.fuzz.trials import Trial
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy in the interpreter

@@ -10,9 +10,11 @@ referred to.
 from __future__ import annotations
 
 import ast
+import gc
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 _LISTED = "_HELPERS"
@@ -44,6 +46,22 @@ class _Edits:
 
 def shaken(text: str) -> str:
     """The module without what is not read."""
+    with _no_collection():  # which would take longer than all that is done here
+        return _shaken(text)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _shaken(text: str) -> str:
     edits = _Edits()
     tree = ast.parse(text)
     for node, inside in _top_level(tree, edits):
@@ -106,13 +124,26 @@ def _reached(
     stay = []
     while pending:
         statement = pending.pop()
-        inside = list(ast.walk(statement))
+        inside = _nodes(statement)
         stay.append((statement, inside))
         for node in inside:
             if isinstance(node, ast.Name) and node.id not in read:
                 read.add(node.id)
                 pending.extend(private.get(node.id, ()))
     return read, stay
+
+
+def _nodes(root: ast.AST) -> list[ast.AST]:
+    """What `ast.walk` gives, in its order, in half the time: modules are long."""
+    out = [root]
+    for node in out:
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if type(value) is list:
+                out += [x for x in value if isinstance(x, ast.AST)]
+            elif isinstance(value, ast.AST) and value._fields:
+                out.append(value)
+    return out
 
 
 def _shrink(node: ast.Assign, read: set[str], edits: _Edits) -> None:
@@ -161,7 +192,7 @@ def _locals(inside: Sequence[ast.AST], edits: _Edits) -> None:
             continue
         if len(unread) == len(names) and _plain(node.value):
             edits.drop_statement(node)
-            loads.subtract(_loads(ast.walk(node)))
+            loads.subtract(_loads(_nodes(node)))
         elif isinstance(node.targets[0], ast.Tuple):
             for name in unread:
                 place = (name.col_offset, name.end_col_offset or name.col_offset, "_")

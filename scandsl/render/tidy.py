@@ -22,6 +22,7 @@ _WIDER = 100  # formatters set to this leave the text alone as well
 _ONE_TARGET = re.compile(r"^(\s*)([^\W\d]\w*), = ")
 _ASSIGNS = re.compile(r" (?:[-+*/@|&])?= ")
 _OPEN, _CLOSE = "([{", ")]}"
+_PLAIN = re.compile(r"[^\"'#]*").fullmatch  # without strings and comments
 _LEVELS = tuple(
     re.compile(r" (?=(?:" + words + r") )")
     for words in (
@@ -265,6 +266,9 @@ def _kept(line: str) -> list[str]:
 
 def _code(text: str) -> Iterator[tuple[str, int]]:
     """The characters outside of strings and comments, with their places."""
+    if _PLAIN(text):
+        yield from zip(text, range(len(text)), strict=True)
+        return
     quote = ""
     skip = False
     for place, char in enumerate(text):
@@ -283,8 +287,8 @@ def _code(text: str) -> Iterator[tuple[str, int]]:
 
 def _balance(text: str) -> int:
     """How many brackets a line leaves open."""
-    if not any(c in text for c in "([{)]}"):
-        return 0
+    if _PLAIN(text):
+        return sum(map(text.count, _OPEN)) - sum(map(text.count, _CLOSE))
     return sum((char in _OPEN) - (char in _CLOSE) for char, _ in _code(text))
 
 

@@ -67,6 +67,7 @@ from scandsl.kernels.apart import is_matrix_product
 from scandsl.kernels.program import COLUMN, ROW
 from scandsl.render import triton_expressions as expressions
 from scandsl.render.layout import weight
+from scandsl.render.padding import wild
 
 WIDTH = 80
 _ZERO_KEEPING = frozenset({
@@ -106,6 +107,7 @@ class TritonPrinter:
     lines: list[str] = field(default_factory=list)
     tiles: dict[Ref, Tile] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
+    wild: dict[Ref, frozenset[str]] = field(default_factory=dict)
     count: int = 0
     by_entry: frozenset[Ref] = frozenset()  # inputs of which only single entries are taken
     apart: frozenset[Ref] | None = None  # in a fused walk: products that all warps share
@@ -192,7 +194,31 @@ class TritonPrinter:
         """Print all values, in order."""
         for ref in refs:
             if ref not in self.tiles and ref not in self.by_entry:
+                self.wild[ref] = self._wildness(ref)
                 self.tiles[ref] = self._settle(ref, self._tile(ref))
+
+    def _wildness(self, ref: Ref) -> frozenset[str]:
+        """Dimensions along which the padding of a value may hold what is not finite."""
+        value = self.values[ref]
+        of = [r for r in operands(value.op) if r in self.tiles]
+        given = frozenset[str]().union(*map(self._wild, of))
+        zeros = self.tiles[of[0]].clean if of else frozenset[str]()
+        divisor = frozenset(self.dims(of[-1])) if of else frozenset[str]()
+        return wild(value.op, frozenset(self._padded(ref)), given, zeros, divisor)
+
+    def _wild(self, ref: Ref) -> frozenset[str]:
+        """The same of a value that is printed; what comes from elsewhere is so where not zero."""
+        found = self.wild.get(ref)
+        return (self._padded(ref) if found is None else found) - self.tiles[ref].clean
+
+    def _padded(self, ref: Ref) -> frozenset[str]:
+        rows = (ROW, COLUMN)
+        return frozenset(d for d in self.dims(ref) if d not in rows and self.axis[d].padded)
+
+    def _product_clean(self, a: Ref, b: Ref) -> frozenset[str]:
+        """Where a product is zero: where a factor is, if the other one is finite there."""
+        clean_a, clean_b = self.tiles[a].clean, self.tiles[b].clean
+        return (clean_a - self._wild(b)) | (clean_b - self._wild(a))
 
     def settle_operand(self, ref: Ref) -> None:
         """Give a value its name here, and its form as a matrix operand if it is a matrix."""
@@ -345,7 +371,7 @@ class TritonPrinter:
         a, b = self.tiles[op.a].clean, self.tiles[op.b].clean
         clean: frozenset[str] = frozenset()
         if op.fn == "mul":
-            clean = a | b
+            clean = self._product_clean(op.a, op.b)
         elif op.fn in ("add", "sub"):
             clean = a & b
         elif op.fn == "div":
@@ -423,7 +449,7 @@ class TritonPrinter:
             a, b, only_a, only_b = b, a, only_b, only_a
         left = self._operand(a, op.over, only_a, op.over)
         right = self._operand(b, op.over, op.over, only_b)
-        clean = (self.tiles[a].clean | self.tiles[b].clean) & frozenset(value.dims)
+        clean = self._product_clean(a, b) & frozenset(value.dims)
         text = f"tl.dot({left}, {right}, input_precision=PRECISION)"
         if self.through:
             text = f"_dot_through({left}, {right}, products, THROUGH, PRECISION)"
@@ -446,7 +472,7 @@ class TritonPrinter:
             self.cleaned(ref, op.over)
         text = f"{self.aligned(op.a, full)} * {self.aligned(op.b, full)}"
         text = self._sum_axes(text, full, op.over)
-        clean = (self.tiles[op.a].clean | self.tiles[op.b].clean) & frozenset(value.dims)
+        clean = self._product_clean(op.a, op.b) & frozenset(value.dims)
         return Tile(text, False, clean)
 
     def _sum_axes(self, text: str, dims: Dims, over: Dims, fn: str = "sum") -> str:
@@ -512,10 +538,10 @@ class TritonPrinter:
             top = self.assign(self._sum_axes(filled, dims, op.over, "max"))
             weight = self.assign(f"tl.exp({filled} - {self._spread(top, kept, dims)})")
             total = self.assign(self._sum_axes(weight, dims, op.over))
-            clean = self.tiles[op.x].clean | frozenset(op.over)
+            clean = frozenset(op.over)  # of zeros along another dimension it is one share for each
             return Tile(f"({weight} / {self._spread(total, kept, dims)})", False, clean)
         x = self.cleaned(op.x, op.over)
-        clean = self.tiles[op.x].clean
+        clean = self.tiles[op.x].clean if op.eps > 0 else frozenset()
         if op.fn == "layernorm":
             mean = self.assign(f"{self._sum_axes(x, dims, op.over)} / ({self._size(op.over)})")
             inside = " & ".join(self.mask(d, dims) for d in op.over)

@@ -124,20 +124,13 @@ def runs(
     """All runs of a recurrence, one after the other, so that progress can be shown."""
     names = [*backends(module, recurrence.name), STEP]
     chosen = [n for n in names if n in only] if only else names
-    if "triton" in chosen and interpreting():
-        mend(module)
     for case in cases:
         for dtype in dtypes:
             todo = [b for b in chosen if _applies(b, case, dtype)]
             if todo:
-                bench = _Bench.prepare(recurrence, case, dtype, seed, device)
+                bench = Bench.prepare(recurrence, case, dtype, seed, device)
                 for backend in todo:
-                    run = bench.run(module, case, backend)
-                    if doubtful(run):
-                        seeds = range(seed + 1, seed + DRAWS)
-                        others = (bench.again(case, s) for s in seeds)
-                        run = pooled([run, *(b.run(module, case, backend) for b in others)])
-                    yield run
+                    yield bench.judged(module, case, backend)
 
 
 def doubtful(run: Run) -> bool:
@@ -178,8 +171,11 @@ def _applies(backend: str, case: Case, dtype: torch.dtype) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bench:
+class Bench:
+    """One set of data, with what the judge makes of it: modules are run on it."""
+
     recurrence: Recurrence
+    seed: int
     data: Data
     dtype: torch.dtype
     device: str
@@ -190,27 +186,34 @@ class _Bench:
     @staticmethod
     def prepare(
         recurrence: Recurrence, case: Case, dtype: torch.dtype, seed: int, device: str
-    ) -> _Bench:
+    ) -> Bench:
         """Draw, run the judge, and the reference in the dtype itself."""
         data = case.draw(recurrence, dtype, seed)
-        with torch.no_grad():
-            shapes = _reference_values(recurrence, data)
+        leaves = _leaves(_widened(data))
+        values = _reference_values(recurrence, leaves, torch.float64)
         generator = torch.Generator().manual_seed(seed + 1)
         cotangents = {
             key: _cotangent(x, generator, dtype if key[1] is Role.OUTPUT else torch.float32)
-            for key, x in shapes.items()
+            for key, x in values.items()
             if x.is_floating_point() or x.is_complex()
         }
-        truth = _reference(recurrence, _widened(data), cotangents, torch.float64)
+        truth = values | _gradients(recurrence, leaves, values, cotangents)
         own: dict[Key, float] = {}
         if dtype is torch.float32:
             mine = _reference(recurrence, data, cotangents, torch.float32)
             own = {key: relative_rms(mine[key], x) for key, x in truth.items()}
-        return _Bench(recurrence, data, dtype, device, cotangents, truth, own)
+        return Bench(recurrence, seed, data, dtype, device, cotangents, truth, own)
 
-    def again(self, case: Case, seed: int) -> _Bench:
-        """The same with other numbers."""
-        return _Bench.prepare(self.recurrence, case, self.dtype, seed, self.device)
+    def judged(self, module: ModuleType, case: Case, backend: str) -> Run:
+        """One backend; where that leaves a doubt, on more draws of the case."""
+        if backend == "triton" and interpreting():
+            mend(module)
+        run = self.run(module, case, backend)
+        if not doubtful(run):
+            return run
+        seeds = range(self.seed + 1, self.seed + DRAWS)
+        others = (Bench.prepare(self.recurrence, case, self.dtype, s, self.device) for s in seeds)
+        return pooled([run, *(b.run(module, case, backend) for b in others)])
 
     def run(self, module: ModuleType, case: Case, backend: str) -> Run:
         """One backend, forward and backward, judged."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,10 +20,9 @@ from scandsl.driver import Options, plan
 from scandsl.ir.nodes import Recurrence
 from scandsl.loader import import_file, write_atomic
 from scandsl.render import render_module
-from scandsl.testing.compare import Run, backends, runs, state_names
+from scandsl.testing.compare import Bench, Run, backends, state_names
+from tests.fuzz.specs import NO_STATE
 from tests.fuzz.trials import CHUNK, Trial
-
-NO_STATE = "no state"
 
 
 class Refused(Exception):
@@ -118,21 +117,28 @@ def judge(text: str, trial: Trial) -> Tried:
 
 def _runs(built: Built, trial: Trial) -> Iterator[Run]:
     """All runs of a spec: whole, in two parts, packed, as a loop, decoding, and on Triton."""
-    recurrence, double = built.recurrence, (torch.float64,)
+    recurrence, module = built.recurrence, built.planned
     plain, packed = trial.plain(recurrence), trial.packs(recurrence)
-    only = ("torch", "reference", "step")
-    seed = trial.seed
-    yield from runs(recurrence, built.planned, [plain], only=only, dtypes=double, seed=seed)
-    yield from runs(recurrence, built.planned, [packed], only=only[:1], dtypes=double, seed=seed)
+    bench = Bench.prepare(recurrence, plain, torch.float64, trial.seed, "cpu")
+    for backend in ("torch", "reference", "step"):
+        yield bench.judged(module, plain, backend)
     if trial.split:
-        halves = in_two(recurrence, built.planned, trial.split)
-        yield from runs(recurrence, halves, [plain], only=only[:1], dtypes=double, seed=seed)
+        yield bench.judged(in_two(recurrence, module, trial.split), plain, "torch")
+    bench = Bench.prepare(recurrence, packed, torch.float64, trial.seed, "cpu")
+    yield bench.judged(module, packed, "torch")
     if built.sequential is not None:
-        module = built.sequential
-        yield from runs(recurrence, module, [packed], only=only[:1], dtypes=double, seed=seed)
-    if trial.triton and "triton" in backends(built.planned, recurrence.name):
-        only, single = ("triton",), (torch.float32,)
-        yield from runs(recurrence, built.planned, [packed], only=only, dtypes=single, seed=seed)
+        yield bench.judged(built.sequential, packed, "torch")
+    if trial.triton and "triton" in backends(module, recurrence.name):
+        small = _for_interpreter(trial).packs(recurrence)
+        bench = Bench.prepare(recurrence, small, torch.float32, trial.seed, "cpu")
+        yield bench.judged(module, small, "triton")
+
+
+def _for_interpreter(trial: Trial) -> Trial:
+    """Two sequences, two heads: the interpreter takes each of its programs by itself."""
+    longest = sorted(range(len(trial.packed)), key=lambda i: -trial.packed[i])[:2]
+    packed = tuple(trial.packed[i] for i in sorted(longest))
+    return replace(trial, packed=packed, heads=tuple(min(h, 2) for h in trial.heads))
 
 
 def in_two(recurrence: Recurrence, module: ModuleType, at: int) -> ModuleType:

@@ -1,0 +1,37 @@
+"""Where the padding of a tile may hold what is not finite.
+
+In: an operation, how its operands stand.  Out: dimensions.  Loads put zeros into the padding, so
+that a quotient, a logarithm or the inverse of a root may be infinite there although it is not where
+data is; a factor of zero does not take that away: zero times infinity is NaN.
+"""
+
+from __future__ import annotations
+
+from scandsl.ir.nodes import Binary, Op, Rename, Unary
+from scandsl.kernels.program import COLUMN, ROW
+
+Dims = frozenset[str]
+
+_WILD = frozenset({"log", "rsqrt"})  # not finite at zero
+_WILD_ELSEWHERE = frozenset({"sqrt", "log1p", "exp", "expm1"})  # finite at zero
+
+
+def wild(op: Op, padded: Dims, given: Dims, zeros: Dims, divisor: Dims) -> Dims:
+    """Dimensions along which the padding of the value may hold infinities or NaN.
+
+    `padded` are those of the value that have a padding, `given` those along which an operand is
+    wild, `zeros` those along which the operand of a function is zero, `divisor` those of the second
+    operand.  Rows behind the end of a sequence repeat its last token: they are as finite as that.
+    """
+    padded -= {ROW, COLUMN}
+    match op:
+        case Unary(fn) if fn in _WILD:
+            return padded
+        case Unary(fn) if fn in _WILD_ELSEWHERE:
+            return (given | padded - zeros) & padded
+        case Binary("div" | "pow" | "mod"):
+            return (given | divisor) & padded
+        case Rename(_, pairs):
+            return frozenset(dict(pairs).get(d, d) for d in given) & padded
+        case _:
+            return given & padded
