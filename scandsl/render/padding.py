@@ -13,22 +13,26 @@ from scandsl.kernels.program import COLUMN, ROW
 Dims = frozenset[str]
 
 _WILD = frozenset({"log", "rsqrt"})  # not finite at zero
-_WILD_ELSEWHERE = frozenset({"sqrt", "log1p", "exp", "expm1"})  # finite at zero
+_WILD_BELOW = frozenset({"sqrt", "log1p"})  # finite at zero, but not below
+_WILD_ABOVE = frozenset({"exp", "expm1"})  # finite but for large numbers
 
 
-def wild(op: Op, padded: Dims, given: Dims, zeros: Dims, divisor: Dims) -> Dims:
+def wild(op: Op, padded: Dims, given: Dims, zeros: Dims, shifted: Dims, divisor: Dims) -> Dims:
     """Dimensions along which the padding of the value may hold infinities or NaN.
 
     `padded` are those of the value that have a padding, `given` those along which an operand is
-    wild, `zeros` those along which the operand of a function is zero, `divisor` those of the second
-    operand.  Rows behind the end of a sequence repeat its last token: they are as finite as that.
+    wild, `zeros` those along which the operand of a function is zero, `shifted` those that not all
+    of its terms have (as in `exp(x - largest)`), `divisor` those of the second operand.  Rows
+    behind the end of a sequence repeat its last token: they are as finite as that.
     """
     padded -= {ROW, COLUMN}
     match op:
         case Unary(fn) if fn in _WILD:
             return padded
-        case Unary(fn) if fn in _WILD_ELSEWHERE:
+        case Unary(fn) if fn in _WILD_BELOW:
             return (given | padded - zeros) & padded
+        case Unary(fn) if fn in _WILD_ABOVE:
+            return (given | shifted - zeros) & padded
         case Binary("div" | "pow" | "mod"):
             return (given | divisor) & padded
         case Rename(_, pairs):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from typing_extensions import assert_never
 
@@ -91,6 +91,7 @@ class Tile:
     clean: frozenset[str]
     raw: str | None = None
     number: bool = False  # a Python number, which has no `.to`
+    wild: frozenset[str] | None = None  # where the padding may hold infinities or NaN, if known
 
 
 @dataclass(slots=True)
@@ -107,7 +108,6 @@ class TritonPrinter:
     lines: list[str] = field(default_factory=list)
     tiles: dict[Ref, Tile] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
-    wild: dict[Ref, frozenset[str]] = field(default_factory=dict)
     count: int = 0
     by_entry: frozenset[Ref] = frozenset()  # inputs of which only single entries are taken
     apart: frozenset[Ref] | None = None  # in a fused walk: products that all warps share
@@ -185,7 +185,7 @@ class TritonPrinter:
         mask = " & ".join(self.mask(d, dims) for d in need)
         name = self.assign(f"tl.where({mask}, {tile.text}, {fill})")
         if fill == "0.0":
-            self.tiles[ref] = Tile(name, True, tile.clean | set(need), None)
+            self.tiles[ref] = Tile(name, True, tile.clean | set(need), wild=tile.wild)
         return name
 
     # ------------------------------------------------------------ values
@@ -194,8 +194,8 @@ class TritonPrinter:
         """Print all values, in order."""
         for ref in refs:
             if ref not in self.tiles and ref not in self.by_entry:
-                self.wild[ref] = self._wildness(ref)
-                self.tiles[ref] = self._settle(ref, self._tile(ref))
+                wildness = self._wildness(ref)
+                self.tiles[ref] = replace(self._settle(ref, self._tile(ref)), wild=wildness)
 
     def _wildness(self, ref: Ref) -> frozenset[str]:
         """Dimensions along which the padding of a value may hold what is not finite."""
@@ -203,13 +203,22 @@ class TritonPrinter:
         of = [r for r in operands(value.op) if r in self.tiles]
         given = frozenset[str]().union(*map(self._wild, of))
         zeros = self.tiles[of[0]].clean if of else frozenset[str]()
+        shifted = self._apart_in(of[0]) if of else frozenset[str]()
         divisor = frozenset(self.dims(of[-1])) if of else frozenset[str]()
-        return wild(value.op, frozenset(self._padded(ref)), given, zeros, divisor)
+        return wild(value.op, self._padded(ref), given, zeros, shifted, divisor)
+
+    def _apart_in(self, ref: Ref) -> frozenset[str]:
+        """Dimensions that one term of a sum has not: it is added in the padding of the other."""
+        op = self.values[ref].op
+        if not (isinstance(op, Binary) and op.fn in ("add", "sub")):
+            return frozenset()
+        terms = (r for r in (op.a, op.b) if not isinstance(self.values[r].op, Const))
+        return frozenset(d for r in terms for d in self.dims(ref) if d not in self.dims(r))
 
     def _wild(self, ref: Ref) -> frozenset[str]:
-        """The same of a value that is printed; what comes from elsewhere is so where not zero."""
-        found = self.wild.get(ref)
-        return (self._padded(ref) if found is None else found) - self.tiles[ref].clean
+        """The same of a printed value; one of which nothing is known is so where it is not zero."""
+        tile = self.tiles[ref]
+        return (self._padded(ref) if tile.wild is None else tile.wild) - tile.clean
 
     def _padded(self, ref: Ref) -> frozenset[str]:
         rows = (ROW, COLUMN)
