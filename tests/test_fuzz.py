@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from scandsl.analysis import analyse
 from scandsl.diagnostics import Source
 from scandsl.driver import check
 from scandsl.syntax.format import format_source
+from tests.fuzz.__main__ import _versions, _written
 from tests.fuzz.hunt import Record, draw, hunt
 from tests.fuzz.judge import Tried, Untame, Wrong, judge
 from tests.fuzz.regressions import files, keep, read
@@ -113,3 +116,16 @@ def test_the_report_counts_classes_and_faults() -> None:
     first, fault = summary([good, bad])
     assert first.startswith("1 agree in every form, 1 do not, 0 have")
     assert fault == "number 3: Wrong: off"
+
+
+def test_what_agreed_under_another_compiler_counts_if_asked(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    rows = [
+        {**_versions(), **asdict(Record(0, 1.0, ("nonlinear",)))},
+        {**_versions(), "judging": "older", **asdict(Record(1, 1.0, ("nonlinear",)))},
+        {**_versions(), "judging": "older", **asdict(Record(2, 1.0, fault="Wrong"))},
+        {**_versions(), "drawing": "older", **asdict(Record(3, 1.0))},
+    ]
+    log.write_text("\n".join([*map(json.dumps, rows), '{"cut', ""]), "utf-8")
+    assert [r.number for r in _written(log, older=False)] == [0]
+    assert [r.number for r in _written(log, older=True)] == [0, 1]
