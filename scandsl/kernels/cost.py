@@ -14,7 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from scandsl.ir.nodes import Contract, Dims, Kind, Recurrence, Tensor
+from scandsl.ir.nodes import (
+    Contract,
+    Dims,
+    Kind,
+    Recurrence,
+    Ref,
+    Scores,
+    ScoresAdjoint,
+    Spread,
+    Tensor,
+)
 from scandsl.kernels.pairs import holds_pairs
 from scandsl.kernels.precision import cancels
 from scandsl.kernels.program import COLUMN, INNER, ROW, Carry, ChunkProgram
@@ -58,8 +68,9 @@ def planes(recurrence: Recurrence, program: ChunkProgram | None) -> int:
     """How many matrix states of the same dimensions lie side by side in a fused walk.
 
     A part of a complex one counts twice, for products of complex vectors have four products.
-    Where a walk can cut no dimension of a state, that one takes two tiles and all states count:
-    registers have room for two tiles beside 16-bit factors, for more only in shorter chunks.
+    Where a walk can cut no dimension of a state, that one takes two tiles and all states count, and
+    scores decayed entry by entry, or what they weight, as two more: registers have room for two
+    tiles beside 16-bit factors, for more only in shorter chunks.
     """
     found: Counter[Dims] = Counter()
     for state in recurrence.states:
@@ -72,8 +83,19 @@ def planes(recurrence: Recurrence, program: ChunkProgram | None) -> int:
         return alone
     deep = {dims: n for dims, n in found.items() if len(dims) == max(map(len, found))}
     tiles = sum(n * (1 if {*dims} & {*walk.tiled} else 2) for dims, n in deep.items())
+    tiles += 2 * any(_halves(walk, ref) for ref in walk.refs)
     fits = tiles == sum(deep.values()) or (tiles == 2 and not cancels(program))
     return alone if fits else max(alone, tiles)
+
+
+def _halves(walk: Kernel, ref: Ref) -> bool:
+    """Whether a value takes whole rows of vectors, halved again and again."""
+    value = walk.program.values[ref]
+    match value.op:
+        case Scores(over=over) | ScoresAdjoint(over=over) | Spread(over=over):
+            return over not in walk.tiled
+        case _:
+            return False
 
 
 @lru_cache(maxsize=8)

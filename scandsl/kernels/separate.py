@@ -24,6 +24,8 @@ from scandsl.ir.rewrite import with_operands
 from scandsl.kernels.apart import is_matrix_product
 from scandsl.kernels.program import ChunkProgram
 
+DEEP = 4  # products within products that are looked through: powers may be nested without end
+
 
 def separated(program: ChunkProgram) -> ChunkProgram:
     """Apply the rules; what they leave unused stays."""
@@ -60,14 +62,14 @@ def _sum(b: Builder, x: Ref, y: Ref, over: Dims) -> Ref:
     return b.contract(x, y, over)
 
 
-def _factors(b: Builder, ref: Ref) -> list[Ref]:
-    """The factors of a product of vectors, a renamed product's renamed."""
+def _factors(b: Builder, ref: Ref, deep: int = DEEP) -> list[Ref]:
+    """The factors of a product of vectors, a renamed product's renamed; products of so many."""
     value = b.values[ref]
     match value.op:
-        case Binary("mul", x, y) if value.kind is Kind.REAL:
-            return [*_factors(b, x), *_factors(b, y)]
+        case Binary("mul", x, y) if deep and value.kind is Kind.REAL:
+            return [*_factors(b, x, deep - 1), *_factors(b, y, deep - 1)]
         case Rename(x, pairs):
-            inner = _factors(b, x)
+            inner = _factors(b, x, deep)
             return [ref] if len(inner) == 1 else [b.rename(r, pairs) for r in inner]
         case _:
             return [ref]

@@ -90,11 +90,31 @@ def _logaddexp(a, b):
     return tl.where(a == b, top + 0.6931471805599453, top + _log1p(tl.exp(gap)))
 
 
-def _apart(a, b, count, PRECISION: tl.constexpr):
+def _in_branch(a, b, count, PRECISION: tl.constexpr):
     # a product, in a branch that is always taken: outside of one Triton hands rows of it to all
     # warps if it goes into another product, and warps beyond the first four repeat their work
     out = tl.zeros([a.shape[0], b.shape[1]], dtype=tl.float32)
     if count > 0:
+        out = tl.dot(a, b, input_precision=PRECISION)
+    return out
+
+
+def _apart(a, b, count, PRECISION: tl.constexpr):
+    # rows fewer than Hopper's matrix units take go in as columns: other units want their operands
+    # in registers
+    if a.shape[0] < 64 and b.shape[1] >= 64:
+        out = tl.trans(_in_branch(tl.trans(b), tl.trans(a), count, PRECISION))
+    else:
+        out = _in_branch(a, b, count, PRECISION)
+    return out
+
+
+def _of_rows(a, b, count, PRECISION: tl.constexpr, LATE: tl.constexpr):
+    # a product with rows of a chunk: of short ones apart, that its operands are let go behind it,
+    # if they are many numbers, or wide ones, or LATE: made of what is carried
+    if a.shape[0] < 64 and (LATE or b.shape[1] >= 64 or a.dtype == tl.float32):
+        out = _apart(a, b, count, PRECISION)
+    else:
         out = tl.dot(a, b, input_precision=PRECISION)
     return out
 

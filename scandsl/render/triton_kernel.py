@@ -148,6 +148,7 @@ class KernelRenderer:
             axis=self._axes(),
             users=use_counts(self.values, kernel.refs, roots),
             apart=self._apart(),
+            late=self._late(),
             by_entry=taken_by_entry(self.values, kernel.refs) - frozenset(roots),
         )
         self.printer.taken.update(_OWN)
@@ -167,6 +168,15 @@ class KernelRenderer:
             for r in self.kernel.refs
             if isinstance(op := self.values[r].op, Contract) and carried & {op.a, op.b}
         )
+
+    def _late(self) -> frozenset[Ref]:
+        """What is made of the carries."""
+        found: set[Ref] = set()
+        for ref in self.kernel.refs:
+            op = self.values[ref].op
+            if (isinstance(op, Load) and op.name in self.carried) or found & {*operands(op)}:
+                found.add(ref)
+        return frozenset(found)
 
     # ------------------------------------------------------------ dimensions
 

@@ -111,6 +111,7 @@ class TritonPrinter:
     count: int = 0
     by_entry: frozenset[Ref] = frozenset()  # inputs of which only single entries are taken
     apart: frozenset[Ref] | None = None  # in a fused walk: products that all warps share
+    late: frozenset[Ref] = frozenset()  # and what is made of its carries
     through: bool = False  # whether factors of products may go through memory
 
     # ------------------------------------------------------------ names and lines
@@ -462,8 +463,11 @@ class TritonPrinter:
         text = f"tl.dot({left}, {right}, input_precision=PRECISION)"
         if self.through:
             text = f"_dot_through({left}, {right}, products, THROUGH, PRECISION)"
-        if apart:
+        if self.apart is not None and (apart or only_a == (ROW,)):
             text = f"_apart({left}, {right}, count, PRECISION)"
+            if not apart:
+                late = bool({op.a, op.b} & self.late)
+                text = f"_of_rows({left}, {right}, count, PRECISION, LATE={late})"
         if turned:
             text = f"tl.trans({text})"
         if len(value.dims) > 2:
