@@ -112,8 +112,7 @@ REST = {
     "mlstm_sigmoid": 0,
     "rwkv7": 8, "delta_product": 8,
     "xpos_retention": 0, "delta_net_block": 0, "gated_slot_attention": 0,
-    "mamba3": 376, "gated_oja_rule": 1640,
-    "based": 0,
+    "mamba3": 32, "gated_oja_rule": 0, "based": 0,
 }  # fmt: skip
 SIZED = {"based": {"sizes": {"K": 16, "V": 128}}}  # a state of K x K x V: as in its paper
 WIDE_PRODUCTS = {

@@ -81,3 +81,14 @@ def test_vectors_are_not_multiplied_out() -> None:
         after = prune(separated(program(left, right, over)))
         widest = max(len(v.dims) for v in after.values)
         assert widest == (3 if "v" in right else 2), (left, right)
+
+
+def test_nested_powers_are_not_taken_apart_without_end() -> None:
+    b = Builder([Dim(d) for d in ("K", "V")])
+    x = b.mul(b.input("k", ("K",)), b.input("v", ("V",)))
+    for _ in range(40):
+        x = b.mul(x, x)
+    value = b.contract(x, b.load("S", ("K", "V")), ("K", "V"))
+    store = Store("o", b.dims_of(value), b.kind_of(value), value)
+    found = separated(ChunkProgram(tuple(b.dims), tuple(b.values), (), (store,), (), False))
+    assert len(found.values) < 200
