@@ -69,7 +69,7 @@ def main(count: int, first: int, workers: int, log: Path, again: bool, older: bo
     found = [records[n] for n in numbers]
     console.print(table(found))
     for line in summary(found):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
     sys.exit(any(r.fault for r in found))
 
 

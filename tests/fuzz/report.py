@@ -16,10 +16,11 @@ from tests.fuzz.specs import CLASSES
 
 def table(records: Sequence[Record]) -> Table:
     """A row per structure class: how many specs hold it, in which forms, how many are wrong."""
-    out = Table(title=f"{len(records)} specs drawn", title_justify="left")
-    out.add_column("structure class")
-    for name in ("specs", "on Triton", "chunk", "scan", "chain", "blocks", "sequential", "faults"):
-        out.add_column(name, justify="right")
+    title = f"{len(records)} specs drawn: by class, on Triton, by form, with a fault"
+    out = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    out.add_column("structure class", no_wrap=True)
+    for name in ("all", "Triton", "chunk", "scan", "chain", "block", "loop", "bad"):
+        out.add_column(name, justify="right", no_wrap=True)
     for name in CLASSES:
         held = [r for r in records if name in r.classes]
         forms = Counter(r.form for r in held)
