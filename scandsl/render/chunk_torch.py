@@ -292,15 +292,12 @@ class ChunkTorch(ChunkForm):
         return frozenset(r for r, v in enumerate(program.values) if isinstance(v.op, Scalar))
 
     def _boundary(
-        self, program: ChunkProgram, first: Sequence[Ref], then: Sequence[Ref]
+        self, printer: TorchPrinter, first: Sequence[Ref], then: Sequence[Ref]
     ) -> list[Ref]:
+        """What of the first values is read by those that come then."""
         from_first = set(first)
-        out: dict[Ref, None] = {}
-        for ref in then:
-            for operand in _operands(program, ref):
-                if operand in from_first:
-                    out[operand] = None
-        return list(out)
+        read = (operand for ref in then for operand in printer.read(ref))
+        return list(dict.fromkeys(operand for operand in read if operand in from_first))
 
     def _step(
         self, program: ChunkProgram, found: dict[Ref, str], plain: frozenset[Ref], names: Names
@@ -366,7 +363,7 @@ class ChunkTorch(ChunkForm):
         printer = TorchPrinter(program.values, self._scope(leaf, self._scalars(program)), names)
         before = set(parts.before)
         walks = self._walks(program)
-        wanted = self._boundary(program, parts.before, parts.inside)
+        wanted = self._boundary(printer, parts.before, parts.inside)
         wanted += [c.next for c in program.carries if c.next in before and c.next not in wanted]
         roots = [x.value for x in program.stores]
         ends = [c.next for c in program.carries] if walks else []
@@ -667,7 +664,3 @@ class ChunkTorch(ChunkForm):
         arguments = [arg, f"{arg}.shape[2]", self._inner(store), f"{arg}.dtype", "chunks"]
         room = call(target, "_all_tokens", arguments)
         return room, self._put(target, store, text), f"_complete({target}, chunks)"
-
-
-def _operands(program: ChunkProgram, ref: Ref) -> tuple[Ref, ...]:
-    return operands(program.values[ref].op)

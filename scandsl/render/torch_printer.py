@@ -239,12 +239,16 @@ class TorchPrinter:
 
     def _read(self, ref: Ref) -> tuple[Ref, ...]:
         """The values that the text of a value holds: of a diagonal what stands on it."""
-        value = self.values[ref]
         if ref in self._known:
             known = self._known[ref]
             return (known.decays,) if known.rows is None else (known.decays, known.rows)
         if (found := self._slope_of(ref)) is not None:
             return (found.g, found.at)
+        return self.read(ref)
+
+    def read(self, ref: Ref) -> tuple[Ref, ...]:
+        """The values that an operation reads as it is printed: a masked one not always its mask."""
+        value = self.values[ref]
         if isinstance(value.op, Where):
             op = value.op
             if self._diagonal(value, op) or self._triangle(value, op, 0.0) is not None:
