@@ -5,13 +5,11 @@ Needs torch and the compiler, not rich: without it tables are plain text.
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from scandsl.bench.files import write_json
 from scandsl.bench.inputs import realistic, sizes_for
 from scandsl.bench.machine import environment, version
 
@@ -20,24 +18,6 @@ __all__ = [
 ]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a result whole or not at all; infinities and NaN become text."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(_plain(content), indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def _plain(x: Any) -> Any:
-    if isinstance(x, float):
-        return x if math.isfinite(x) else str(x)
-    if isinstance(x, dict):
-        return {str(key): _plain(value) for key, value in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [_plain(value) for value in x]
-    return x
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -35,6 +35,7 @@ import torch
 import scandsl
 from benchmarks.common import ROOT, environment, number, show, version, write_json
 from scandsl.bench.peers import PEERS
+from scandsl.bench.suites import PACKED, SUITES
 from scandsl.driver import check
 from scandsl.loader import read_source
 
@@ -46,17 +47,8 @@ FOREIGN = ("fla", "compiled reference")  # not ours: what fails there is told, b
 Task = dict[str, Any]
 Result = dict[str, Any]
 
-# The standard shapes (B, T, H, D), bfloat16; then one long and one packed.
-SHAPES = (
-    (4, 4096, 64, 128),
-    (1, 8192, 96, 128),
-    (2, 16384, 16, 128),
-    (4, 2048, 16, 128),
-    (8, 1024, 8, 64),
-    (8, 2048, 32, 256),
-    (1, 65536, 8, 128),
-)
-PACKED = (511, 1024, 1, 6000, 2049, 3071, 8192, 11920)  # 32,768 tokens
+# The standard shapes (B, T, H, D), bfloat16; one more is packed.
+SHAPES = tuple((x.batch, x.time, x.heads, x.size) for x in SUITES["gpu"][1] if not x.lengths)
 
 # What a stage may use: no task of it starts behind this part of the budget.  A stage that stands
 # here twice goes on where it stopped.

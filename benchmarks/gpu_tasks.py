@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import statistics
 import sys
@@ -31,6 +30,7 @@ from torch import Tensor
 
 import scandsl
 from benchmarks.common import ROOT, realistic, sizes_for
+from scandsl.bench.machine import rotation
 from scandsl.bench.peers import PEERS, Setup
 from scandsl.driver import check
 from scandsl.ir.nodes import Recurrence
@@ -371,10 +371,7 @@ def _traffic(given: _Set) -> tuple[int, int]:
 
 def _rotation(count: int) -> int:
     """How many sets of arguments it takes that none is in the cache when its turn comes."""
-    if DRY:
-        return 1
-    cache_size = torch.cuda.get_device_properties(0).L2_cache_size
-    return max(1, min(8, math.ceil(3 * cache_size / count)))
+    return 1 if DRY else rotation(count, DEVICE)
 
 
 def _implementation(
@@ -493,7 +490,7 @@ def _fla(recurrence: Recurrence, marks: Tensor | None) -> Callable[[Sequence[Ten
     """The same recurrence from flash-linear-attention, in the order of our example's arguments."""
     wanted = ("fla", recurrence.name, recurrence.arguments)
     found = [p for p in PEERS if (p.package, p.scan, p.arguments) == wanted]
-    return found[0].make(Setup({}, 0, marks))
+    return found[0].make(Setup(0, marks))
 
 
 TASKS: dict[str, Callable[[Task], Result]] = {

@@ -52,13 +52,20 @@ def _specs(function: Callable[P, None]) -> Callable[P, None]:
     )(function)
 
 
+def _numbers(
+    _context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
+) -> dict[str, int]:
+    """The values of an option of the form NAME=N."""
+    return _parse_settings(given)
+
+
 def _settings(function: Callable[P, None]) -> Callable[P, None]:
     return click.option(
         "--set",
         "settings",
         multiple=True,
         metavar="NAME=N",
-        callback=lambda _context, _parameter, given: _parse_settings(given),
+        callback=_numbers,
         help="Give a static another value; may be repeated.",
     )(function)
 
@@ -399,10 +406,6 @@ def _show_runs(
 
 
 # ---------------------------------------------------------------- bench
-
-
-def _numbers(_context: click.Context, _parameter: click.Parameter, given: object) -> dict[str, int]:
-    return _parse_settings(given) if isinstance(given, tuple) else {}
 
 
 @main.command()

@@ -151,7 +151,7 @@ LONGEST_LOOP = 4096
 
 
 def _setup(job: Job, shape: Shape) -> Setup:
-    return Setup(shape.sizes, shape.heads, job.marks(shape))
+    return Setup(shape.heads, job.marks(shape))
 
 
 def _generated(module: ModuleType, scan: str, backend: str, marks: Tensor | None) -> Call:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,6 @@ Call = Callable[[Sequence[Tensor]], Tensor]
 class Setup:
     """What a peer may want to know of a call besides its tensors."""
 
-    sizes: Mapping[str, int]
     heads: int
     cu_seqlens: Tensor | None = None
 

@@ -5,13 +5,10 @@ In: `Wishes`.  Out: text on the terminal, JSON, a plot; whether all that is gene
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
@@ -19,13 +16,14 @@ from rich.console import Console
 
 from scandsl.bench.candidates import Comparison, agreement, compare, speeds
 from scandsl.bench.contenders import Job, Shape
+from scandsl.bench.files import write_json
 from scandsl.bench.machine import Rates, device_name, environment, rates
 from scandsl.bench.run import Choice, Result, Told, measure
 from scandsl.bench.show import forms_table, plot, table, troubles
 from scandsl.bench.suites import SUITES, Outline
 from scandsl.driver import Options, check
 from scandsl.ir.nodes import Recurrence
-from scandsl.loader import read_source, write_atomic
+from scandsl.loader import read_source
 
 SIZE = 64
 """Of a dimension that neither the user nor a suite gives one."""
@@ -37,25 +35,25 @@ class Wishes:
 
     files: tuple[Path, ...]
     settings: Mapping[str, int]
-    form: str | None = None
-    chunk: int | None = None
-    schedule: str | None = None
-    suite: str | None = None
-    times: tuple[int, ...] = ()
-    batch: int = 1
-    heads: int = 4
-    sizes: Mapping[str, int] | None = None
-    heads_of: Mapping[str, int] | None = None
-    dtype: str | None = None
-    device: str | None = None
-    threads: int = 1
-    repeats: int = 7
-    compiled: bool = False
-    no_loop: bool = False
-    forms: bool = False
-    only: tuple[str, ...] = ()
-    json_file: Path | None = None
-    plot_file: Path | None = None
+    form: str | None
+    chunk: int | None
+    schedule: str | None
+    suite: str | None
+    times: tuple[int, ...]
+    batch: int
+    heads: int
+    sizes: Mapping[str, int]
+    heads_of: Mapping[str, int]
+    dtype: str | None
+    device: str | None
+    threads: int
+    repeats: int
+    compiled: bool
+    no_loop: bool
+    forms: bool
+    only: tuple[str, ...]
+    json_file: Path | None
+    plot_file: Path | None
 
 
 def session(wishes: Wishes) -> bool:
@@ -99,9 +97,7 @@ def _forms(wishes: Wishes, jobs: Sequence[tuple[Job, tuple[Shape, ...]]], consol
     for job, shapes in jobs:
         for shape in shapes:
             found.append(compare(job, shape, at, wishes.repeats))
-            if wishes.json_file is not None:
-                each = [c.plain() for c in found]
-                _save(wishes.json_file, {**_about(wishes, device, dtype, speed), "results": each})
+            _write(wishes, device, dtype, speed, found)
     console.print(forms_table(found, _title(device, dtype, wishes, speed)))
     right, pairs = agreement(found)
     console.print(f"of {pairs} pairs that the clock tells apart the model has {right} in order")
@@ -140,11 +136,11 @@ def _jobs(wishes: Wishes) -> list[tuple[Job, tuple[Shape, ...]]]:
     out = []
     for file in wishes.files:
         for recurrence in check(read_source(file), wishes.settings).recurrences:
-            own = {n: h for n, h in (wishes.heads_of or {}).items() if n in recurrence.arguments}
+            own = {n: h for n, h in wishes.heads_of.items() if n in recurrence.arguments}
             job = Job(file.resolve(), recurrence.name, device, dtype, options, own)
             out.append((job, _shapes(wishes, recurrence, outlines)))
             known |= {d.name for d in recurrence.dims} | {*recurrence.arguments}
-    for name in (*(wishes.sizes or {}), *(wishes.heads_of or {})):
+    for name in (*wishes.sizes, *wishes.heads_of):
         if name not in known:
             raise click.UsageError(f"no scan has a dimension or an argument `{name}`")
     return out
@@ -165,7 +161,7 @@ def _outlines(wishes: Wishes, device: str) -> tuple[torch.dtype, tuple[Outline, 
 def _shapes(
     wishes: Wishes, recurrence: Recurrence, outlines: Sequence[Outline]
 ) -> tuple[Shape, ...]:
-    return tuple(outline.shape(recurrence, wishes.sizes or {}) for outline in outlines)
+    return tuple(outline.shape(recurrence, wishes.sizes) for outline in outlines)
 
 
 # ---------------------------------------------------------------- what is told
@@ -184,36 +180,22 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _write(
-    wishes: Wishes, device: str, dtype: torch.dtype, speed: Rates, found: Sequence[Result]
+    wishes: Wishes,
+    device: str,
+    dtype: torch.dtype,
+    speed: Rates,
+    found: Sequence[Result | Comparison],
 ) -> None:
     """After every result, so that an interrupted run leaves what it has."""
     if wishes.json_file is None:
         return
-    about = _about(wishes, device, dtype, speed)
-    _save(wishes.json_file, {**about, "results": [r.plain() for r in found]})
-
-
-def _about(wishes: Wishes, device: str, dtype: torch.dtype, speed: Rates) -> dict[str, Any]:
-    return {
+    content = {
         **environment(),
         "device": device_name(device),
         "dtype": _name(dtype),
         "threads": wishes.threads,
         "copy_bytes_per_second": speed.copy,
         "matrix_operations_per_second": speed.matrix,
+        "results": [x.plain() for x in found],
     }
-
-
-def _save(file: Path, content: Mapping[str, Any]) -> None:
-    write_atomic(file, json.dumps(_finite(content), indent=1) + "\n")
-
-
-def _finite(x: Any) -> Any:
-    """Infinities and NaN become text, which JSON has no numbers for."""
-    if isinstance(x, float):
-        return x if math.isfinite(x) else str(x)
-    if isinstance(x, Mapping):
-        return {str(key): _finite(value) for key, value in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [_finite(value) for value in x]
-    return x
+    write_json(wishes.json_file, content)

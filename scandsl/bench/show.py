@@ -13,8 +13,6 @@ from rich.table import Table
 from scandsl.bench.candidates import Comparison
 from scandsl.bench.run import Entry, Result, Times
 
-COLUMNS = ("forward", "backward", "both", "decode")
-
 
 def table(results: Sequence[Result], title: str) -> Table:
     """A row for each contender: times with their quartiles, and beside whom they stand."""
