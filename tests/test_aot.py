@@ -18,7 +18,7 @@ import pytest
 
 from tests.generated import ROOT
 
-pytest.importorskip("triton")
+TRITON = tuple(map(int, pytest.importorskip("triton").__version__.split(".")[:2]))
 
 Target = tuple[str, Any]
 SM80, SM90, SM100, GFX942 = ("cuda", 80), ("cuda", 90), ("cuda", 100), ("hip", "gfx942")
@@ -106,14 +106,11 @@ def test_kernels_compile_for_hopper(scan: str) -> None:
 
 
 FIRST = ("gated_delta_rule", "kimi_delta_attention", "gla", "hgrn2", "rwkv6")
-# Bytes that forward kernels of other examples spill at most, with Triton 3.6 or 3.7: a ratchet.
-REST = {
-    "delta_net": 0, "conv_gated_delta_rule": 0, "gated_delta_net": 0, "mlstm": 0,
-    "mlstm_sigmoid": 0,
-    "rwkv7": 8, "delta_product": 8,
-    "xpos_retention": 0, "delta_net_block": 0, "gated_slot_attention": 0,
-    "mamba3": 32, "gated_oja_rule": 0, "based": 0,
-}  # fmt: skip
+REST = (
+    "delta_net", "conv_gated_delta_rule", "gated_delta_net", "mlstm", "mlstm_sigmoid", "rwkv7",
+    "delta_product", "xpos_retention", "delta_net_block", "gated_slot_attention", "mamba3",
+    "gated_oja_rule", "based",
+)  # fmt: skip
 SIZED = {"based": {"sizes": {"K": 16, "V": 128}}}  # a state of K x K x V: as in its paper
 WIDE_PRODUCTS = {
     "delta_net", "conv_gated_delta_rule", "gated_delta_net", "xpos_retention", "rwkv7",
@@ -130,20 +127,13 @@ def forward(scan: str) -> list[dict[str, Any]]:
     return list(kernels)
 
 
-@pytest.mark.parametrize("scan", FIRST)
+@pytest.mark.parametrize("scan", [*FIRST, *REST])
 def test_forward_kernels_spill_nothing(scan: str) -> None:
     for kernel in forward(scan):
-        assert kernel["spilled_bytes"] == 0, kernel
-        assert kernel["matrix_instructions"].get("HGMMA", 0) > 0, kernel
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scan", REST)
-def test_other_forward_kernels_spill_no_more_than_known(scan: str) -> None:
-    kernels = forward(scan)
-    assert sum(k["spilled_bytes"] for k in kernels) <= REST[scan], kernels
-    if scan in WIDE_PRODUCTS:
-        assert all(k["matrix_instructions"].get("HGMMA", 0) > 0 for k in kernels), kernels
+        known = 8 if kernel["name"] == "_rwkv7_forward_scan" and TRITON == (3, 6) else 0
+        assert kernel["spilled_bytes"] <= known, kernel
+        wide = scan in (*FIRST, *WIDE_PRODUCTS)
+        assert kernel["matrix_instructions"].get("HGMMA", 0) > 0 or not wide, kernel
 
 
 @pytest.mark.parametrize("scan", STRUCTURES)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 from scandsl.analysis.program import Decay, Event
 from scandsl.ir.builder import Builder
-from scandsl.ir.nodes import Dims, Kind, Ref
+from scandsl.ir.nodes import Dims, Ref
 from scandsl.kernels.program import ROW
 
 _TURN = 2 * math.pi
@@ -71,14 +71,19 @@ class Turns:
         """An angle without full turns."""
         return self.b.sub(*self._split(angle))
 
-    def _running(self, step: Ref, reverse: bool = False, exclusive: bool = False) -> Ref:
-        """The angles summed over rows, without full turns."""
+    def _parts(self, step: Ref) -> tuple[Ref, Ref]:
+        """An angle without full turns as a sum; sums of the first part are exact."""
         b = self.b
         most, small = self._split(step)
         nearest = b.add(b.mul(most, b.const(1 / _STEP)), b.const(0.5))
         coarse = b.stop_grad(b.mul(b.unary("floor", nearest), b.const(_STEP)))
-        rest = b.cumsum(b.sub(b.sub(most, coarse), small), ROW, reverse, exclusive)
-        return b.add(self._reduced(b.cumsum(coarse, ROW, reverse, exclusive)), rest)
+        return coarse, b.sub(b.sub(most, coarse), small)
+
+    def _running(self, step: Ref, exclusive: bool = False) -> Ref:
+        """The angles summed over rows, without full turns."""
+        b = self.b
+        coarse, rest = (b.cumsum(x, ROW, False, exclusive) for x in self._parts(step))
+        return b.add(self._reduced(coarse), rest)
 
     def _since_start(self, place: int) -> Ref | None:
         step, before = self._step(), self._sum(self.events[:place])
@@ -114,10 +119,8 @@ class Turns:
         b, step = self.b, self._step()
         if step is None:
             return state
-        first = b.binary("eq", b.iota(ROW), b.const(0, Kind.INT))
-        from_row = self._running(step, reverse=True)
-        whole = b.sum(b.where(first, from_row, b.const(0.0)), (ROW,))
-        return self._turned(state, whole, back=False)
+        coarse, rest = (b.sum(x, (ROW,)) for x in self._parts(step))
+        return self._turned(state, b.add(self._reduced(coarse), rest), back=False)
 
 
 def turns(

@@ -153,6 +153,15 @@ class KernelRenderer:
         )
         self.printer.taken.update(_OWN)
         self.ahead: list[str] = []  # lines in front of the loop over chunks
+        ranks = [len(c.dims) for c in kernel.carries]
+        several = sum(rank > 1 for rank in ranks) > 1
+        matrices = several and max(ranks) == 2
+        apart = bool(kernel.vectors)
+        # What a walk that has few registers holds less of: its place behind the loop, addresses from
+        # chunk to chunk, those of what is kept (of three dimensions they are more than are let go).
+        self.places_again = apart or several
+        self.starts_again = apart or matrices
+        self.kept_late = not apart and matrices and bool(kernel.stores)
 
     def _apart(self) -> frozenset[Ref] | None:
         """In a fused walk, which has eight warps: the products with what is carried."""
@@ -262,7 +271,7 @@ class KernelRenderer:
     def _row_start(self, name: str, heads: str, group: str, volume: str, inner: str) -> str:
         """The address of a chunk's first row; what no chunk changes is left to before the loop."""
         p, lines = self.printer, self.printer.lines
-        before = self.kernel.loop and not self.kernel.vectors  # else too few registers
+        before = self.kernel.loop and not self.starts_again
         if self.kernel.loop:
             p.lines = self.ahead
         head = p.assign(f"h{group}", f"{name}_head") if group else "h"
@@ -477,7 +486,8 @@ class KernelRenderer:
     def _loop_body(self) -> list[str]:
         p = self.printer
         p.taken.update(self.names.tensor(c.name) for c in self.kernel.carries)
-        self._keep_carries()
+        if not self.kept_late:
+            self._keep_carries()
         if self.kernel.stores:
             for ref in self.kernel.early:
                 p.run(self.kernel.refs[: self.kernel.refs.index(ref) + 1])
@@ -487,6 +497,8 @@ class KernelRenderer:
             behind = self._behind()
             p.run([r for r in self.kernel.refs[: last + 1] if r in behind])
             self._store_results()
+            if self.kept_late:
+                self._keep_carries()
         p.run(self._behind())
         for carry in self.kernel.carries:
             p.named(carry.next)
@@ -546,7 +558,7 @@ class KernelRenderer:
         return tuple(r for r in self.kernel.refs if r in found)
 
     def _finish_carries(self) -> list[str]:
-        again = self._places_again() if self.kernel.vectors else []
+        again = self._places_again() if self.places_again else []
         for carry in self.kernel.carries:
             n = self.names.tensor(carry.name)
             self._store_carry(f"end_{n}_ptr", f"{n}_seq", carry, n)
@@ -569,8 +581,11 @@ class KernelRenderer:
         p = self.printer
         if self.kernel.strips is not None:
             self._walk_strips(self.kernel.strips)
-        p.run(self.kernel.refs)
-        self._store_results()
+        place = {ref: number for number, ref in enumerate(self.kernel.refs)}
+        results = zip(self.kernel.stores, self.kernel.partial, strict=True)
+        for store, partial in sorted(results, key=lambda x: place[x[0].value]):
+            p.run(self.kernel.refs[: place[store.value] + 1])
+            self._store_result(store, partial)  # at once: what waits is held
         body, p.lines = p.lines, []
         return body
 
@@ -602,24 +617,26 @@ class KernelRenderer:
         p.tiles = known
 
     def _store_results(self) -> None:
-        p = self.printer
         for store, partial in zip(self.kernel.stores, self.kernel.partial, strict=True):
-            n = self.names.tensor(store.name)
-            value = p.named(store.value)
-            rows = ROW in self.values[store.value].dims
-            first = self._only_first_tiles((*store.dims, *partial))
-            if partial:
-                part = p.assign(self._part(partial), "part")
-                self._line(f"{n}_ptr += {part} * part_{n}")
-            if rows:
-                pointer = self._row_pointer(n, "HEADS", "", store.dims)
-                mask = self._mask((ROW, *store.dims), rows=True)
-            else:
-                base = self.printer.assign(self._kept_base(store.dims), f"{n}_at")
-                where = self._offset(base, store.dims, store.dims, rows=False)
-                pointer = f"{n}_ptr + {where}"
-                mask = self._mask(store.dims, rows=False)
-            self._store(pointer, value, self._and(first, mask))
+            self._store_result(store, partial)
+
+    def _store_result(self, store: Store, partial: Dims) -> None:
+        p, n = self.printer, self.names.tensor(store.name)
+        value = p.named(store.value)
+        rows = ROW in self.values[store.value].dims
+        first = self._only_first_tiles((*store.dims, *partial))
+        if partial:
+            part = p.assign(self._part(partial), "part")
+            self._line(f"{n}_ptr += {part} * part_{n}")
+        if rows:
+            pointer = self._row_pointer(n, "HEADS", "", store.dims)
+            mask = self._mask((ROW, *store.dims), rows=True)
+        else:
+            base = p.assign(self._kept_base(store.dims), f"{n}_at")
+            where = self._offset(base, store.dims, store.dims, rows=False)
+            pointer = f"{n}_ptr + {where}"
+            mask = self._mask(store.dims, rows=False)
+        self._store(pointer, value, self._and(first, mask))
 
     def _part(self, partial: Dims) -> str:
         """The number of the part of a sum that this tile computes."""
