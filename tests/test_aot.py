@@ -136,6 +136,13 @@ def test_forward_kernels_spill_nothing(scan: str) -> None:
         assert kernel["matrix_instructions"].get("HGMMA", 0) > 0 or not wide, kernel
 
 
+@pytest.mark.parametrize("scan", ["linear_attention", "mlstm", "simple_gla", "gated_delta_rule"])
+def test_wide_heads_fit(scan: str) -> None:
+    """A normaliser's adjoint, which looks at all of a row, leaves the state cut as any other."""
+    (kernels,) = ask([request(scan, 256, "bfloat16", SM90)])
+    assert kernels and not faults(256, "bfloat16", SM90, kernels)
+
+
 @pytest.mark.parametrize("scan", STRUCTURES)
 def test_one_of_each_structure_compiles_elsewhere(scan: str) -> None:
     check(scan, [(64, "bfloat16", target) for target in (SM80, SM100, GFX942)])

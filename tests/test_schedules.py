@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from scandsl.analysis.program import Form
 from scandsl.driver import OptionError, Options, plan
 from scandsl.explain import explanation
 from scandsl.ir.nodes import Contract, CumSum, Load, made_of, operands
+from scandsl.kernels.backward import backward_program, cotangent_stores
 from scandsl.kernels.chunk import chunk_program
 from scandsl.kernels.cost import compulsory_bytes, kernel_cost, setting
 from scandsl.kernels.schedule import Kernel
@@ -107,6 +109,7 @@ BYTES = {scan: 2300 for scan in (*SCALAR, *DELTA)} | {scan: 3700 for scan in KEY
 REST = """
     gla rwkv6 rwkv7 delta_product hgrn2 gated_oja_rule gated_slot_attention based
 """.split()
+NORMALISED = ["linear_attention", "mlstm", "based"]  # outputs divided by a sum over the keys
 CHUNKED = [f.stem for f in EXAMPLES if kernels_of(f.stem) is not None]
 
 
@@ -119,7 +122,8 @@ def test_launches(scan: str) -> None:
     kernels = kernels_of(scan)
     assert kernels["forward"]["launches"] <= (1 if scan in SCALAR else 2)
     assert kernels["forward_split"]["launches"] <= (2 if scan in SCALAR else 3)
-    assert kernels["backward"]["launches"] <= (2 if scan in SCALAR else 3)
+    prepares = scan not in SCALAR or scan in NORMALISED
+    assert kernels["backward"]["launches"] <= (3 if prepares else 2)
 
 
 @pytest.mark.parametrize("scan", BYTES)
@@ -177,6 +181,25 @@ def test_as_many_kernels_are_launched(scan: str, monkeypatch: pytest.MonkeyPatch
     out.sum().backward()
     both = kernels_of(scan)["forward"]["launches"] + kernels_of(scan)["backward"]["launches"]
     assert len(launched) == both
+
+
+# ---------------------------------------------------------------- what is cut over the grid
+
+
+@pytest.mark.parametrize("scan", NORMALISED)
+def test_a_normaliser_s_cotangent_leaves_the_walk(scan: str) -> None:
+    """It sums over the values' dimension, which the walk against time cuts all the same."""
+    _, (found,) = plan(read_source(path_of(scan)), Options())
+    program = found.program
+    part = next((s.program for s in program.stages if s.form is Form.CHUNK), program)
+    forward = chunk_program(part, late=True)
+    backward = backward_program(forward, part.recurrence.inputs, part.recurrence.params).program
+    kernels = scheduled(backward, cotangent_stores(forward))
+    prepare, walk, _ = kernels
+    assert [k.name for k in kernels] == ["prepare", "carry", "chunk"]
+    assert "V" in walk.tiled and prepare.tiled == () and prepare.strips is not None
+    numbers = {s.name for s in prepare.stores if not s.dims}
+    assert {s.name for s in walk.prepared} & numbers
 
 
 # ---------------------------------------------------------------- registers

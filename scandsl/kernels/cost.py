@@ -124,7 +124,8 @@ def kernel_cost(recurrence: Recurrence, kernel: Kernel, at: Setting) -> KernelCo
         _kept_bytes(c.dims, at) * _copies(kernel, c.dims, at) / at.chunk for c in kernel.loads
     )
     read += sum(
-        _volume(s.dims, at) * at.item * _copies(kernel, s.dims, at) for s in kernel.prepared
+        _volume(s.dims, at) * (at.item if s.dims else WIDE) * _copies(kernel, s.dims, at)
+        for s in kernel.prepared
     )
     kept = kept_bytes(kernel.carries, at)
     written = 0.0

@@ -20,6 +20,7 @@ from scandsl.ir.nodes import (
     Inverse,
     Load,
     Param,
+    Reduce,
     Ref,
     Scalar,
     Scores,
@@ -86,6 +87,9 @@ def schedule(
     prepared = _costly(program)
     rest = _without(program, prepared)
     fused = fused and bool(program.carries and program.stores)
+    if program.carries and not fused:
+        numbers = _numbers(rest, len(prepared))
+        prepared, rest = (*prepared, *numbers), _without(rest, numbers)
     if fused:
         kernels.append(_kernel("scan", rest, cotangents, prepared))
     elif program.carries:
@@ -146,12 +150,43 @@ def _last_matrix(
         ref = users[ref][0]
 
 
+def _numbers(program: ChunkProgram, count: int) -> tuple[Store, ...]:
+    """Numbers per token without which a walk can cut more of its matrices over the grid.
+
+    A normaliser's cotangent sums over a dimension of the state, and looks at no carry: a walk that
+    computes it on its way needs the state whole.
+    """
+    refs, before = _walked(program), frozenset(split(program).before)
+    matrices = {d for c in program.carries if len(c.dims) > 1 for d in c.dims}
+    cut = tile(program, refs, [c.next for c in program.carries]).dims
+    if matrices <= {*cut}:
+        return ()
+    values = program.values
+    sums = [isinstance(v.op, Contract | Reduce) for v in values]
+    for ref, value in enumerate(values):
+        sums[ref] |= any(sums[r] for r in operands(value.op))
+    known = {r for r in refs if r in before and values[r].dims == (ROW,) and sums[r]}
+    wanted = {x for r in refs if r not in known for x in operands(values[r].op)} & known
+    found = tuple(
+        Store(f"{PREPARED}{count + n}", (), values[r].kind, r) for n, r in enumerate(sorted(wanted))
+    )
+    rest = _without(program, found)
+    more = tile(rest, _walked(rest), [c.next for c in rest.carries]).dims
+    return found if {*more} > {*cut} else ()
+
+
+def _walked(program: ChunkProgram) -> tuple[Ref, ...]:
+    """What the carries' next values are made of."""
+    marks = reach(program, [c.next for c in program.carries])
+    return tuple(r for r in range(len(program.values)) if marks[r])
+
+
 def _without(program: ChunkProgram, prepared: tuple[Store, ...]) -> ChunkProgram:
     """The program with prepared values loaded instead of computed."""
     values = list(program.values)
     for store in prepared:
         old = values[store.value]
-        values[store.value] = replace(old, op=Load(store.name), dims=(ROW, COLUMN))
+        values[store.value] = replace(old, op=Load(store.name), dims=(ROW, *store.dims))
     return replace(program, values=tuple(values))
 
 
@@ -169,7 +204,7 @@ def _kernel(
     kept = (*program.carries, *program.saved)
     carried = {c.name for c in carries}
     whole = [c.next for c in carries]
-    if loop:
+    if loop or name == "prepare":
         whole += [s.value for s in stores]
     tiling = tile(program, refs, whole)
     cut = replace(program, values=tiling.values)

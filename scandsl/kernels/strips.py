@@ -23,6 +23,7 @@ from scandsl.ir.nodes import (
     Input,
     Insert,
     Iota,
+    Load,
     Normalize,
     Param,
     Reduce,
@@ -39,7 +40,9 @@ from scandsl.ir.nodes import (
 )
 from scandsl.kernels.program import ROW
 
-_BY_ENTRY = (Binary, Cast, Clamp, Const, Expand, Input, Iota, Param, StopGrad, Unary, Where)
+_BY_ENTRY = (
+    Binary, Cast, Clamp, Const, Expand, Input, Iota, Load, Param, StopGrad, Unary, Where,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

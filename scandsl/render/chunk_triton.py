@@ -237,8 +237,10 @@ class ChunkTriton(ChunkForm):
             for store in kernel.stores:
                 n = self.names.tensor(store.name) if store.name.startswith(PREPARED) else ""
                 if n and f"{n}_ptr" not in texts:
-                    shape = "(batch, tokens, heads, chunk_size)"
-                    lines.append(f"{n} = {self._empty(shape, '_operand_dtype(dot)')}")
+                    shape, dtype = "(batch, tokens, heads, chunk_size)", "_operand_dtype(dot)"
+                    if not store.dims:  # numbers, rows behind an end among them
+                        shape, dtype = "(total, heads, chunk_size)", "torch.float32"
+                    lines.append(f"{n} = {self._empty(shape, dtype)}")
                     texts[f"{n}_ptr"] = n
         return lines
 

@@ -157,8 +157,8 @@ class KernelRenderer:
         several = sum(rank > 1 for rank in ranks) > 1
         matrices = several and max(ranks) == 2
         apart = bool(kernel.vectors)
-        # What a walk that has few registers holds less of: its place behind the loop, addresses from
-        # chunk to chunk, those of what is kept (of three dimensions they are more than are let go).
+        # What a walk of few registers does not hold: its place until the end, addresses from
+        # chunk to chunk, those of what is kept (of three dimensions they cost more than they save).
         self.places_again = apart or several
         self.starts_again = apart or matrices
         self.kept_late = not apart and matrices and bool(kernel.stores)
@@ -373,8 +373,15 @@ class KernelRenderer:
     def _prepared(self, name: str) -> Tile:
         n = self.names.tensor(name)
         own = self.prepared[name].dims
+        if not own:
+            return self._loaded(n, self._number_pointer(n), "", (ROW,))
         pointer = self._row_pointer(n, "HEADS", "", own)
         return self._loaded(n, pointer, self._mask((ROW, *own), rows=True), own)
+
+    def _number_pointer(self, name: str) -> str:
+        """Addresses of prepared numbers of a chunk: of all its rows, those behind the end too."""
+        at = self.printer.assign(f"{name}_ptr + (chunk * HEADS + h) * CHUNK", f"{name}_at")
+        return f"{at} + i"
 
     def _param(self, name: str, dims: Dims) -> Tile:
         n = self.names.tensor(name)
@@ -578,13 +585,14 @@ class KernelRenderer:
         return [*lines, *self._tiles(), *bases]
 
     def _chunk_body(self) -> list[str]:
-        p = self.printer
-        if self.kernel.strips is not None:
-            self._walk_strips(self.kernel.strips)
-        place = {ref: number for number, ref in enumerate(self.kernel.refs)}
+        p, refs = self.printer, self.kernel.refs
+        if (walk := self.kernel.strips) is not None:
+            self._walk_strips(walk)
+            refs = tuple(r for r in refs if r not in walk.inside or r in walk.sums)
+        place = {ref: number for number, ref in enumerate(refs)}
         results = zip(self.kernel.stores, self.kernel.partial, strict=True)
         for store, partial in sorted(results, key=lambda x: place[x[0].value]):
-            p.run(self.kernel.refs[: place[store.value] + 1])
+            p.run(refs[: place[store.value] + 1])
             self._store_result(store, partial)  # at once: what waits is held
         body, p.lines = p.lines, []
         return body
@@ -628,7 +636,9 @@ class KernelRenderer:
         if partial:
             part = p.assign(self._part(partial), "part")
             self._line(f"{n}_ptr += {part} * part_{n}")
-        if rows:
+        if rows and store.name.startswith(PREPARED) and not store.dims:
+            pointer, mask = self._number_pointer(n), ""
+        elif rows:
             pointer = self._row_pointer(n, "HEADS", "", store.dims)
             mask = self._mask((ROW, *store.dims), rows=True)
         else:
