@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +18,10 @@ from scandsl.loader import load
 from scandsl.reference import interpret
 from scandsl.testing.compare import (
     FEW,
+    Bench,
     Run,
     Verdict,
+    averaged,
     doubtful,
     pooled,
     relative_rms,
@@ -253,6 +256,33 @@ def test_few_numbers_are_judged_over_several_draws() -> None:
     assert not pooled([_run((0.5, 0.01, 1)), *[_run((0.5, 1.0, 1))] * 7]).ok
     assert not pooled([unlucky, *[usual] * 6, _run((math.nan, 1.0, 1))]).ok
     assert not pooled([unlucky, *[usual] * 6, _run((math.inf, 1.0, 1))]).ok
+
+
+def _wide(error: float, bound: float) -> Run:
+    found = Verdict("x", Role.VECTOR, error, bound, 1.0, FEW)
+    return Run("scan", "case", "triton", torch.float32, (found,))
+
+
+def test_rounding_is_judged_on_numbers_next_to_each_other() -> None:
+    """What was unlucky once keeps the mean bound; what is wrong everywhere does not."""
+    unlucky, usual = _wide(3e-4, 1e-4), _wide(1e-4, 2e-4)
+    assert not unlucky.ok
+    assert averaged([unlucky, *[usual] * 7]).ok
+    assert not averaged([unlucky, *[_wide(3e-4, 2e-4)] * 7]).ok
+    assert not averaged([unlucky, *[usual] * 6, _wide(math.nan, 1e-4)]).ok
+    assert averaged([unlucky, replace(usual, failure="broke")]).failure == "broke"
+
+
+def test_neighbours_keep_what_is_promised(gated: Recurrence) -> None:
+    (case, _) = standard_cases(gated, 5)
+    bench = Bench.prepare(gated, case, torch.float32, 0, "cpu")
+    near = bench.next_to(0)
+    for x in (*gated.inputs, *gated.params):
+        one, other = bench.data.tensors[x.name], near.data.tensors[x.name]
+        promised = x.range is not None or x.unit
+        assert torch.equal(one, other) == promised
+        torch.testing.assert_close(one, other, rtol=2e-7, atol=0)
+    assert near.own.keys() == bench.own.keys() and near.own != bench.own
 
 
 def test_many_numbers_are_judged_in_every_draw() -> None:

@@ -137,12 +137,14 @@ def _runs(built: Built, trial: Trial) -> Iterator[Run]:
 def _for_interpreter(built: Built, trial: Trial) -> Trial:
     """Two sequences, two heads: the interpreter takes each of its programs by itself.
 
-    What a normalised vector of one entry hands back is the difference of two numbers that are
-    nearly the same: in float32 rounding alone, by any formula.  Such a vector gets two entries.
+    What a normalised vector of one entry hands back, or a centred one of two, is the difference of
+    two numbers that are nearly the same: in float32 rounding alone, by any formula.  Such a vector
+    gets one entry more.
     """
     longest = sorted(range(len(trial.packed)), key=lambda i: -trial.packed[i])[:2]
     packed = tuple(trial.packed[i] for i in sorted(longest))
-    least = 1 + any(isinstance(v.op, Normalize) for v in built.recurrence.values)
+    kinds = {v.op.fn for v in built.recurrence.values if isinstance(v.op, Normalize)}
+    least = 3 if "layernorm" in kinds else 2 if kinds else 1
     sizes = tuple(max(size, least) for size in trial.sizes)
     heads = tuple(min(h, 2) for h in trial.heads)
     return replace(trial, packed=packed, heads=heads, sizes=sizes)
