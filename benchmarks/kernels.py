@@ -5,7 +5,7 @@
 
 Compiles every kernel of every example, forward and backward, at sizes of 128 in bfloat16, reads
 the binaries, and writes benchmarks/results/kernels-TARGET.json after each example, from which
---render makes docs/kernels.md.  An example whose module and Triton's version are as they were is
+--render makes docs/kernels.md.  What is as it was, kernels, launches and the version of Triton, is
 not compiled again: a run that was interrupted, or whose budget ended, goes on where it stopped.
 """
 
@@ -13,18 +13,25 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import ROOT, environment, version, write_json
+
+if TYPE_CHECKING:
+    from scandsl.testing.aot import Launch
 
 PAGE = ROOT / "docs" / "kernels.md"
 RESULTS = ROOT / "benchmarks" / "results"
@@ -49,10 +56,12 @@ def main() -> int:
     p.add_argument("--only", action="append", default=[], help="an example; repeatable")
     p.add_argument("--budget", type=float, default=7200, help="seconds after which none is begun")
     p.add_argument("--render", action="store_true", help="write the page from what is there")
+    p.add_argument("--last", action="append", default=[], help="an example to be left to the end")
     p.add_argument("--one", help=argparse.SUPPRESS)
+    p.add_argument("--stamp", help=argparse.SUPPRESS)
     options = p.parse_args()
     if options.one:
-        print(json.dumps(_compiled(options.one, options.target)))
+        print(json.dumps(_compiled(options.one, options.target, options.stamp)))
         return 0
     if not options.render:
         _compile(options)
@@ -68,18 +77,16 @@ def _compile(options: argparse.Namespace) -> None:
     file = RESULTS / f"kernels-{options.target}.json"
     found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"scans": {}}
     end = time.monotonic() + options.budget
-    for path in sorted((ROOT / "examples").glob("*.scan")):
-        name = path.stem
-        if options.only and name not in options.only:
-            continue
-        stamp = _stamp(path)
-        if found["scans"].get(name, {}).get("stamp") == stamp:
-            continue
+    for name in _names(options):
         if time.monotonic() > end:
             print(f"{name}: not begun, the budget is spent", flush=True)
             continue
         begin = time.monotonic()
-        entry = {"stamp": stamp, **_in_a_process(name, options.target)}
+        old = found["scans"].get(name, {})
+        entry = _in_a_process(name, options.target, old.get("stamp", "-"))
+        if entry is None:
+            print(f"{name}: as it was", flush=True)
+            continue
         found = {
             **environment(),
             "target": options.target,
@@ -90,18 +97,16 @@ def _compile(options: argparse.Namespace) -> None:
         print(f"{name}: {words}, {time.monotonic() - begin:.0f} s", flush=True)
 
 
-def _stamp(path: Path) -> str:
-    """Of what was compiled and by what."""
-    from scandsl.driver import Options, compile_source
-    from scandsl.loader import read_source
-
-    text = compile_source(read_source(path), Options()).module
-    return hashlib.sha256(f"{text}{version('triton')}".encode()).hexdigest()[:16]
+def _names(options: argparse.Namespace) -> list[str]:
+    """Those asked for, in alphabetical order; those to be left to the end behind the others."""
+    names = [path.stem for path in sorted((ROOT / "examples").glob("*.scan"))]
+    names = [n for n in names if not options.only or n in options.only]
+    return sorted(names, key=lambda n: n in options.last)
 
 
-def _in_a_process(name: str, target: str) -> dict[str, Any]:
-    """A compiler that crashes or does not end costs one example."""
-    command = [sys.executable, __file__, "--target", target, "--one", name]
+def _in_a_process(name: str, target: str, stamp: str) -> dict[str, Any] | None:
+    """A compiler that crashes or does not end costs one example; `None` if all is as it was."""
+    command = [sys.executable, __file__, "--target", target, "--one", name, "--stamp", stamp]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     except subprocess.TimeoutExpired:
@@ -109,29 +114,57 @@ def _in_a_process(name: str, target: str) -> dict[str, Any]:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         return {"failure": lines[-1][:200], "kernels": []}
-    out: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    out: dict[str, Any] | None = json.loads(done.stdout.splitlines()[-1])
     return out
 
 
-def _compiled(name: str, target: str) -> dict[str, Any]:
+def _compiled(name: str, target: str, old_stamp: str) -> dict[str, Any] | None:
     from scandsl.bench.floor import needs
     from scandsl.driver import Options, plan
+    from scandsl.explain import launch_costs
     from scandsl.loader import load, read_source
-    from scandsl.testing.aot import kernels_for
+    from scandsl.testing.aot import compile_launch, launches_for, target_of
 
     path = ROOT / "examples" / f"{name}.scan"
     _, (one,) = plan(read_source(path), Options())
     recurrence = one.program.recurrence
     size = SIZES.get(name, SIZE)
-    kernels = kernels_for(recurrence, load(path), target, size)
+    module = load(path)
+    launches = launches_for(recurrence, module, target, size)
+    stamp = _stamp(module, launches)
+    if stamp == old_stamp:
+        return None
     sizes = {d.name: size for d in recurrence.dims if d.size is None and d.base is None}
-    found = needs(one, sizes, 1, 2)
+    costs = launch_costs(one, size)
     return {
+        "stamp": stamp,
         "form": one.form.value,
         "size": size,
-        "needs": {direction: asdict(x) for direction, x in found.items()},
-        "kernels": [asdict(k) for k in kernels],
+        "needs": {direction: asdict(x) for direction, x in needs(one, sizes, 1, 2).items()},
+        "costs": {direction: [asdict(x) for x in found] for direction, found in costs.items()},
+        "kernels": [asdict(compile_launch(x, *target_of(target))) for x in launches],
     }
+
+
+def _stamp(module: ModuleType, launches: Sequence[Launch]) -> str:
+    """Of what is compiled and by what: the kernels, what they call, how they are launched."""
+    functions = {n: x for n, x in vars(module).items() if isinstance(x, FunctionType)}
+    parts = [str(version("triton"))]
+    for launch in launches:
+        seen: dict[str, str] = {}
+        queue = [launch.function]
+        while queue:
+            function = queue.pop()
+            if function.__name__ not in seen:
+                seen[function.__name__] = inspect.getsource(function)
+                queue += [functions[n] for n in function.__code__.co_names if n in functions]
+        given = {n: _signature(x) for n, x in launch.arguments.items()}
+        parts.append(repr((sorted(seen.items()), given, launch.warps, launch.stages)))
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+
+
+def _signature(x: object) -> str:
+    return f"{x.dtype}" if isinstance(x, Tensor) else repr(x)
 
 
 # ---------------------------------------------------------------- the page

@@ -208,10 +208,10 @@ def _kernel_lines(plan: Plan) -> list[str]:
     return out
 
 
-def _setting(plan: Plan) -> Setting:
+def _setting(plan: Plan, size: int = SIZE) -> Setting:
     """The call that the costs of chunks are shown for."""
     recurrence, forward = real_chunks(plan.program, late=True)
-    return setting(recurrence, SIZE, ITEM, forward)
+    return setting(recurrence, size, ITEM, forward)
 
 
 def _schedules(plan: Plan) -> dict[str, tuple[Kernel, ...]]:
@@ -261,6 +261,32 @@ def _kernels(plan: Plan) -> Json:
             "operations": sum(c.operations for c in costs),
         }
     return data
+
+
+def launch_costs(plan: Plan, size: int) -> dict[str, list[KernelCost]]:
+    """What each launch on Triton moves and computes, by direction; the fused walk if it may be.
+
+    Tensor operations between the kernels of a chain are left out.
+    """
+    stages = () if _over_time(plan) else _stages(plan)
+    out: dict[str, list[KernelCost]] = {"forward": [], "backward": []}
+    for part in [_part(plan, s) for s in stages] or [plan]:
+        for direction, costs in _part_costs(part, size).items():
+            out[direction] += costs
+    return out
+
+
+def _part_costs(plan: Plan, size: int) -> dict[str, list[KernelCost]]:
+    if _in_kernels(plan):
+        recurrence, at = real_declarations(plan.program.recurrence), _setting(plan, size)
+        schedules = _schedules(plan)
+        forward = schedules.get("forward", schedules.get(SPLIT, ()))
+        pairs = (("forward", forward), ("backward", schedules["backward"]))
+        return {n: [kernel_cost(recurrence, k, at) for k in ks] for n, ks in pairs}
+    if plan.form in (Form.SEQUENTIAL, Form.SCAN) or _over_time(plan):
+        _, steps = _step_costs(plan, size)
+        return {direction: [cost] for direction, cost in steps.items()}
+    return {}
 
 
 # ---------------------------------------------------------------- memory
@@ -340,9 +366,9 @@ def _around(plan: Plan) -> tuple[Stage, ...]:
     return () if found is None else found.stages
 
 
-def _step_costs(plan: Plan) -> tuple[Setting, dict[str, KernelCost]]:
+def _step_costs(plan: Plan, size: int = SIZE) -> tuple[Setting, dict[str, KernelCost]]:
     recurrence = plan.program.recurrence
-    at = setting(recurrence, SIZE, ITEM)
+    at = setting(recurrence, size, ITEM)
     stages = _around(plan)
     for stage in stages:
         if stage.form is Form.SEQUENTIAL:

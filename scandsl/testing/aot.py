@@ -175,14 +175,23 @@ def kernels_for(
 ) -> list[Compiled]:
     """The kernels of a scan, forward and backward, at one size in bfloat16; none without Triton."""
     backend, arch = target_of(target)
+    return [
+        compile_launch(x, backend, arch) for x in launches_for(recurrence, module, target, size)
+    ]
+
+
+def launches_for(
+    recurrence: Recurrence, module: ModuleType, target: str, size: int
+) -> list[Launch]:
+    """What `kernels_for` compiles."""
+    backend, _ = target_of(target)
     if importlib.util.find_spec("triton") is None:
         raise OptionError("--target compiles kernels, for which triton has to be installed")
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise OptionError("--target compiles kernels, which TRITON_INTERPRET=1 prevents")
     if "triton" not in backends(module, recurrence.name):
         return []
-    launches = _recorded(recurrence, module, backend, size)
-    return [compile_launch(x, backend, arch) for x in launches]
+    return _recorded(recurrence, module, backend, size)
 
 
 def _recorded(recurrence: Recurrence, module: ModuleType, backend: str, size: int) -> list[Launch]:
