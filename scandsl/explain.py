@@ -5,7 +5,7 @@ In: a `Plan`.  Out: plain data, or lines of text.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from scandsl.analysis.forms import is_fold
 from scandsl.analysis.hoist import hoisted
@@ -25,11 +25,13 @@ from scandsl.kernels.cost import (
 )
 from scandsl.kernels.decay_maps import only_decays
 from scandsl.kernels.memory import Memory, rows_memory, torch_memory
+from scandsl.kernels.rules import rule, structure
 from scandsl.kernels.schedule import Kernel, schedule
 from scandsl.kernels.step import step_program
 from scandsl.kernels.step_cost import TOKENS, step_costs
 from scandsl.kernels.tangents import without_tangents
 from scandsl.plan import Plan
+from scandsl.plan.launches import TILES, Measured, Rule, as_data, entries_of
 from scandsl.render.lowering import lower
 from scandsl.render.sequential_triton import step_of
 from scandsl.render.triton_kernel import unprintable
@@ -205,7 +207,7 @@ def _kernel_lines(plan: Plan) -> list[str]:
     out.append(f"kernels (bytes and operations per token and head; sizes {SIZE}, bfloat16):")
     for direction, kernels in _schedules(plan).items():
         out += _direction(plan, direction, kernels, at)
-    return out
+    return out + _measured_lines(plan)
 
 
 def _setting(plan: Plan, size: int = SIZE) -> Setting:
@@ -243,6 +245,40 @@ def _direction(plan: Plan, direction: str, kernels: tuple[Kernel, ...], at: Sett
         )
         if cost.kept:
             out[-1] += f"; keeps {cost.kept:,.0f} for a backward"
+        out.append(f"      launched with {_rule_words(_rule(plan, kernel), kernel)}")
+    return out
+
+
+def _rule(plan: Plan, kernel: Kernel) -> Rule:
+    return rule(kernel, any(len(s.dims) > 2 for s in plan.program.recurrence.states))
+
+
+def _rule_words(found: Rule, kernel: Kernel) -> str:
+    """How a kernel is launched where nothing was measured."""
+    tiles = f"tiles of {TILES[found.tile]}, " if kernel.tiled else ""
+    eight = f" (8 from {found.least:,} numbers of a tile on)" if found.least else ""
+    warps = "4 warps" + eight if found.least else "8 warps"
+    return f"{tiles}{warps}, {found.stages} stage{'s' if found.stages > 1 else ''}"
+
+
+def _measured(plan: Plan) -> tuple[Measured, ...]:
+    """The measured launches of a plan's chunks."""
+    recurrence, late = real_chunks(plan.program, late=True)
+    backward = backward_program(late, recurrence.inputs, recurrence.params).program
+    return entries_of(plan.launches, structure(late, backward))
+
+
+def _measured_lines(plan: Plan) -> list[str]:
+    """The same for a reader."""
+    out = []
+    for entry in _measured(plan):
+        chunk = "" if entry.chunk is None else f"; chunks of {entry.chunk}"
+        sizes = " x ".join(map(str, entry.sizes))
+        out.append(f"  measured on {entry.arch}, {entry.dtype}, {sizes}{chunk}:")
+        for name, config in sorted(entry.kernels.items()):
+            pairs = (("tile", config.tile), ("warps", config.warps), ("stages", config.stages))
+            words = [f"{n} {x}" for n, x in pairs if x is not None]
+            out.append(f"    {name}: {', '.join(words) or 'by rule'}")
     return out
 
 
@@ -259,7 +295,9 @@ def _kernels(plan: Plan) -> Json:
             "kept": sum(c.kept for c in costs),
             "compulsory": compulsory_bytes(recurrence, at, direction == "backward"),
             "operations": sum(c.operations for c in costs),
+            "launched": {k.name: asdict(_rule(plan, k)) for k in kernels},
         }
+    data["measured"] = [as_data(x) for x in _measured(plan)]
     return data
 
 

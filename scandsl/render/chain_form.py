@@ -241,6 +241,7 @@ class _Chain:
             saved,
             slices=None if self.alone else self._slices(),
             tables=tables,
+            sites=tuple(s for f in used for s in f.sites),
         )
 
     def _rendered(self, link: _Link) -> RenderedForm | None:

@@ -45,6 +45,27 @@ class RenderedSlices:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteKernel:
+    """A kernel that can be measured: what is cut over its grid, whether it walks over time."""
+
+    name: str
+    cut: tuple[str, ...]
+    walks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What can be measured of the launches of a form.
+
+    `table` is the constant of an open module that they are looked up in.
+    """
+
+    table: str
+    structure: str
+    kernels: tuple[SiteKernel, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RenderedForm:
     """Two functions of a generated module, with one calling convention for every form.
 
@@ -54,7 +75,8 @@ class RenderedForm:
     start), the position last if it is carried.  `saved` names the tensors that the forward keeps
     for the backward. `saved_shapes` is a function `(sizes: _Sizes, save: bool)` of the module that
     gives their shapes and dtypes in order, as pairs; it must agree with what forward returns, also
-    without `save`.  `tables` are constants of the module that the functions read.
+    without `save`.  `tables` are constants of the module that the functions read, `sites` what can
+    be measured.
 
     A stage of a chain takes the sizes of the scan, `sizes`, behind `cu_seqlens`.
     """
@@ -67,6 +89,7 @@ class RenderedForm:
     saved_shapes: str
     slices: RenderedSlices | None = None
     tables: tuple[str, ...] = ()
+    sites: tuple[Site, ...] = ()
 
     @property
     def segmented(self) -> bool:

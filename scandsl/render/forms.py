@@ -16,12 +16,14 @@ from scandsl.kernels.backward import backward_program
 from scandsl.kernels.chunk import chunk_program
 from scandsl.kernels.chunk_pairs import by_tables, real_chunks, runs, runs_complex
 from scandsl.kernels.coupled_state import ROWS
+from scandsl.kernels.rules import structure
 from scandsl.kernels.tangents import without_tangents
 from scandsl.plan import Plan
+from scandsl.plan.launches import entries_of
 from scandsl.render.chain_form import chain_forms, hoisted_form
 from scandsl.render.chunk_form import ChunkForm
 from scandsl.render.chunk_torch import ChunkTorch
-from scandsl.render.chunk_triton import ChunkTriton
+from scandsl.render.chunk_triton import ChunkTriton, Tuned
 from scandsl.render.form import Handed, RenderedForm
 from scandsl.render.functions import FunctionPrinter
 from scandsl.render.invariant_form import render_invariant
@@ -31,6 +33,7 @@ from scandsl.render.scan import ScanNames
 from scandsl.render.sequential import render_sequential
 from scandsl.render.sequential_triton import render_sequential_triton
 from scandsl.render.slices import render_slices, render_slices_steps, render_slices_triton
+from scandsl.render.tables import launch_table
 from scandsl.render.template import fill
 from scandsl.render.triton_expressions import HELPERS
 from scandsl.render.triton_kernel import unprintable
@@ -119,13 +122,17 @@ def _chunked(
     if kernels and unprintable(backward.program) is None:
         _, late = real_chunks(plan.program, late=True)
         adjoint = backward_program(late, recurrence.inputs, recurrence.params)
+        found = entries_of(plan.launches, structure(late, adjoint.program))
+        tuned = Tuned(f"_{name}_tuned".upper()) if found or plan.launches.open else None
         triton = ChunkTriton(
             recurrence, arguments, name, late, adjoint,
-            handed=handed, schedule=plan.schedule, wide=wide,
+            handed=handed, schedule=plan.schedule, tuned=tuned, wide=wide,
         )  # fmt: skip
-        rendered = triton.render()
+        table = () if tuned is None else ("\n".join(launch_table(tuned.table, found)),)
+        rendered = replace(triton.render(), tables=table, sites=(triton.site(),))
         if slices is not None and handed is None:
-            maps = ChunkTriton(recurrence, arguments, name, forward, backward)
+            same = None if tuned is None else replace(tuned, chunk_only=True)
+            maps = ChunkTriton(recurrence, arguments, name, forward, backward, tuned=same)
             rendered = replace(rendered, slices=render_slices_triton(maps, rendered, slices))
         forms.append(rendered)
     elif handed is None or plan.form is Form.SCAN:

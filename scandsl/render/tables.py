@@ -6,9 +6,11 @@ In: the names of a scan.  Out: lines.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scandsl.ir.nodes import Dims, Recurrence, Tensor
+from scandsl.plan.launches import Measured
 from scandsl.render.form import RenderedMove, RenderedSlices
 from scandsl.render.layout import WIDTH
 from scandsl.render.scan import ScanNames, StatePart, axis_order, base_names
@@ -162,3 +164,19 @@ def state_shape(part: StatePart) -> str:
     if part.kind == "time":
         return "[N]"
     return f"[{', '.join(['N', 'H', *([str(part.depth)] if part.depth else []), *part.dims])}]"
+
+
+def launch_table(name: str, entries: Sequence[Measured]) -> list[str]:
+    """The measured launches of a form, by architecture, type of kept states, and sizes."""
+    if not entries:
+        return [f"{name}: dict[tuple[Any, ...], _Tuned] = {{}}"]
+    rows: list[Node | str] = []
+    for entry in entries:
+        key = ", ".join([f'"{entry.arch}"', f'"{entry.dtype}"', *map(str, entry.sizes)])
+        launches: list[Node | str] = []
+        for kernel, config in sorted(entry.kernels.items()):
+            numbers = ", ".join(f"{x or 0}" for x in (config.tile, config.warps, config.stages))
+            launches.append(f'"{kernel}": _Launch({numbers})')
+        items: tuple[Node | str, ...] = (str(entry.chunk or 0), Node("{", tuple(launches), "}"))
+        rows.append(Node(f"({key}): _Tuned(", items, ")"))
+    return rendered(Node(f"{name} = {{", tuple(rows), "}"))
