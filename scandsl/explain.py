@@ -321,7 +321,7 @@ def _part_costs(plan: Plan, size: int) -> dict[str, list[KernelCost]]:
         forward = schedules.get("forward", schedules.get(SPLIT, ()))
         pairs = (("forward", forward), ("backward", schedules["backward"]))
         return {n: [kernel_cost(recurrence, k, at) for k in ks] for n, ks in pairs}
-    if plan.form in (Form.SEQUENTIAL, Form.SCAN) or _over_time(plan):
+    if plan.form not in (Form.MAP, Form.CONVOLUTION, Form.INVARIANT):
         _, steps = _step_costs(plan, size)
         return {direction: [cost] for direction, cost in steps.items()}
     return {}

@@ -307,8 +307,19 @@ class ChunkTriton(ChunkForm):
         """A buffer for every part of a sum that tiles of all chunks at once compute."""
         if not partial:
             return []
-        sizes = [f"({self.size(d)}, tile_chunk_{self.names.dims[d]})" for d in partial]
-        return [f"{buffer} = _split({buffer}, _tiles({', '.join(sizes)}))"]
+        return [f"{buffer} = _split({buffer}, {self._part_count(partial)})"]
+
+    def _part_count(self, partial: Dims) -> str:
+        """What the number of parts of a sum is called."""
+        return f"part_{'_'.join(self.names.dims[d] for d in partial)}"
+
+    def _part_lines(self, parts: dict[str, Dims]) -> list[str]:
+        """Statements for the numbers of parts of all sums."""
+        lines: dict[str, None] = {}
+        for partial in filter(None, parts.values()):
+            sizes = [f"({self.size(d)}, tile_chunk_{self.names.dims[d]})" for d in partial]
+            lines[f"{self._part_count(partial)} = _tiles({', '.join(sizes)})"] = None
+        return [*lines]
 
     # ------------------------------------------------------------ functions
 
@@ -339,13 +350,15 @@ class ChunkTriton(ChunkForm):
             outputs.append(var)
         lines += self._prepared_buffers(kernels, texts)
         parts = self._parts(kernels)
+        lines += self._part_lines(parts)
         for store, var in zip(self.forward.stores, outputs, strict=True):
             lines += self._split_buffer(var, parts.get(store.name, ()))
         lines += self._launches(schedules, texts)
         for store, var in zip(self.forward.stores, outputs, strict=True):
             if parts.get(store.name):
                 dtype = self.result_dtype(store.name, store.kind)
-                lines.append(f"{var} = _joined({var}, {dtype})")
+                count = self._part_count(parts[store.name])
+                lines.append(f"{var} = _joined({var}, {count}, {dtype})")
         if self.uses_time:
             finals.append("_end_position(start_t, chunks)")
         lines.append(f"saved = {tuple_of(self.kept(self.forward))} if save else ()")
@@ -391,6 +404,7 @@ class ChunkTriton(ChunkForm):
         found = {s.name: s for s in program.stores}
         lines += self._prepared_buffers(kernels, texts)
         parts = self._parts(kernels)
+        lines += self._part_lines({n: p for n, p in parts.items() if n in found})
         for tensor in self.tensors:
             lines += self._gradient_buffer(tensor, found, texts)
             if cotangent(tensor.name) in found:
@@ -399,9 +413,9 @@ class ChunkTriton(ChunkForm):
         for kernel, rendered in kernels:
             lines += self._launch(kernel, rendered, texts)
         for tensor in self.tensors:
-            if parts.get(cotangent(tensor.name)):
+            if partial := parts.get(cotangent(tensor.name)):
                 arg = f"d_{self.arg[tensor.name]}"
-                lines.append(f"{arg} = _joined({arg}, {arg}.dtype)")
+                lines.append(f"{arg} = _joined({arg}, {self._part_count(partial)}, {arg}.dtype)")
         grads = [self._gradient(t, found) for t in self.tensors]
         lines += ["gradients = (", *(f"    {g}," for g in grads), ")"]
         lines.append(f"return gradients, {tuple_of(ends)}")
