@@ -13,6 +13,7 @@ from scandsl.analysis.program import Form, Stage
 from scandsl.analysis.report import Json, describe, report
 from scandsl.analysis.show import show
 from scandsl.diagnostics import Source
+from scandsl.ir.nodes import Recurrence
 from scandsl.kernels.backward import backward_program, cotangent_stores
 from scandsl.kernels.chunk_pairs import by_tables, real_chunks, real_declarations, runs
 from scandsl.kernels.cost import (
@@ -27,11 +28,12 @@ from scandsl.kernels.decay_maps import only_decays
 from scandsl.kernels.memory import Memory, rows_memory, torch_memory
 from scandsl.kernels.rules import rule, structure
 from scandsl.kernels.schedule import Kernel, schedule
-from scandsl.kernels.step import step_program
+from scandsl.kernels.step import StepProgram, step_program
 from scandsl.kernels.step_cost import TOKENS, step_costs
+from scandsl.kernels.step_tiles import LIMITS, crowding
 from scandsl.kernels.tangents import without_tangents
 from scandsl.plan import Plan
-from scandsl.plan.launches import TILES, Measured, Rule, as_data, entries_of
+from scandsl.plan.launches import TILES, Measured, Rule, as_data, described, entries_of
 from scandsl.render.lowering import lower
 from scandsl.render.sequential_triton import step_of
 from scandsl.render.triton_kernel import unprintable
@@ -262,7 +264,9 @@ def _rule_words(found: Rule, kernel: Kernel) -> str:
 
 
 def _measured(plan: Plan) -> tuple[Measured, ...]:
-    """The measured launches of a plan's chunks."""
+    """The measured launches of a plan's kernels."""
+    if not _in_kernels(plan):
+        return entries_of(plan.launches, structure(_kernel_over_time(plan)[1]))
     recurrence, late = real_chunks(plan.program, late=True)
     backward = backward_program(late, recurrence.inputs, recurrence.params).program
     return entries_of(plan.launches, structure(late, backward))
@@ -275,10 +279,7 @@ def _measured_lines(plan: Plan) -> list[str]:
         chunk = "" if entry.chunk is None else f"; chunks of {entry.chunk}"
         sizes = " x ".join(map(str, entry.sizes))
         out.append(f"  measured on {entry.arch}, {entry.dtype}, {sizes}{chunk}:")
-        for name, config in sorted(entry.kernels.items()):
-            pairs = (("tile", config.tile), ("warps", config.warps), ("stages", config.stages))
-            words = [f"{n} {x}" for n, x in pairs if x is not None]
-            out.append(f"    {name}: {', '.join(words) or 'by rule'}")
+        out += [f"    {name}: {described(c)}" for name, c in sorted(entry.kernels.items())]
     return out
 
 
@@ -404,15 +405,20 @@ def _around(plan: Plan) -> tuple[Stage, ...]:
     return () if found is None else found.stages
 
 
-def _step_costs(plan: Plan, size: int = SIZE) -> tuple[Setting, dict[str, KernelCost]]:
+def _kernel_over_time(plan: Plan) -> tuple[Recurrence, StepProgram]:
+    """What the kernel over time carries out, without what is computed in front and behind."""
     recurrence = plan.program.recurrence
-    at = setting(recurrence, size, ITEM)
-    stages = _around(plan)
-    for stage in stages:
+    for stage in _around(plan):
         if stage.form is Form.SEQUENTIAL:
             recurrence = stage.program.recurrence
-    wide = frozenset(name for stage in stages for name in stage.passed)
-    return at, step_costs(recurrence, step_program(step_of(lower(recurrence))), at, wide)
+    return recurrence, step_program(step_of(lower(recurrence)))
+
+
+def _step_costs(plan: Plan, size: int = SIZE) -> tuple[Setting, dict[str, KernelCost]]:
+    at = setting(plan.program.recurrence, size, ITEM)
+    wide = frozenset(name for stage in _around(plan) for name in stage.passed)
+    recurrence, program = _kernel_over_time(plan)
+    return at, step_costs(recurrence, program, at, wide)
 
 
 def _around_lines(plan: Plan) -> list[str]:
@@ -442,7 +448,10 @@ def _step_lines(plan: Plan) -> list[str]:
         )
         if cost.kept:
             out[-1] += f"; keeps {cost.kept:,.0f} for a backward"
-    return out
+    numbers = crowding(_kernel_over_time(plan)[1])
+    words = [f"{LIMITS[d] // numbers:,} {d}" for d in costs]
+    out.append(f"  launched with at most {', '.join(words)} numbers of a value in a program")
+    return out + _measured_lines(plan)
 
 
 def _steps(plan: Plan) -> Json:
@@ -459,4 +468,5 @@ def _steps(plan: Plan) -> Json:
             "compulsory": compulsory_bytes(plan.program.recurrence, at, direction == "backward"),
             "operations": cost.operations,
         }
+    data["measured"] = [as_data(x) for x in _measured(plan)]
     return data

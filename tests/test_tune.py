@@ -16,8 +16,9 @@ import torch
 from click.testing import CliRunner
 
 import scandsl
+from scandsl.bench.inputs import realistic, sizes_for
 from scandsl.cli import main
-from scandsl.driver import OptionError, Options, compile_source, plan
+from scandsl.driver import OptionError, Options, check, compile_source, plan
 from scandsl.explain import explanation, lines
 from scandsl.loader import cached_module, import_file, read_launches, read_source
 from scandsl.plan.launches import (
@@ -244,7 +245,7 @@ def test_measured_launches_give_the_same_results(
 
 def test_a_stage_of_a_chain_launches_as_measured(tmp_path: Path) -> None:
     path = EXAMPLES / "mlstm.scan"
-    (site,) = _sites(path)
+    (site,) = (s for s in _sites(path) if s.chunked)
     entry = Measured("interpreter", site.structure, "float32", (16, 16), 16, {})
     module = scandsl.load(path, tuned=_file(tmp_path, entry))
     q, k, v = (torch.randn(1, 40, 1, 16, requires_grad=True) for _ in range(3))
@@ -254,6 +255,33 @@ def test_a_stage_of_a_chain_launches_as_measured(tmp_path: Path) -> None:
     torch.testing.assert_close(out, true, atol=1e-4, rtol=1e-3)
     kept = record(module, lambda: module.mlstm(q, k, v, i, f, backend="triton"))
     assert {x.arguments["CHUNK"] for x in kept if "CHUNK" in x.arguments} == {16}
+
+
+@pytest.mark.parametrize("name", ["mamba", "lru", "hgrn"])
+def test_kernels_over_time_launch_as_measured(name: str, tmp_path: Path) -> None:
+    """Whatever is computed in front of them: with another tile, and the same results."""
+    path = EXAMPLES / f"{name}.scan"
+    (recurrence,) = check(read_source(path)).recurrences
+    (site,) = _sites(path)
+    assert [k.name for k in site.kernels] == ["steps_kernel", "steps_kernel_backward"]
+    sizes = sizes_for(recurrence, 16, 16)
+    configs = {"steps_kernel": Config(None, 1, None, 8), "steps_kernel_backward": Config(None, 2)}
+    own = (16,) * len(site.dims)
+    entry = Measured("interpreter", site.structure, "float32", own, None, configs)
+    module = scandsl.load(path, tuned=_file(tmp_path, entry))
+    made = realistic(recurrence, sizes, (1, 20, 2), torch.float32)
+    given = [x.requires_grad_() for x in made.values()]
+
+    def call(backend: str) -> list[torch.Tensor]:
+        *outputs, _ = getattr(module, name)(*given, backend=backend)
+        total = sum(x.real.sum() for x in outputs)
+        grads = torch.autograd.grad(total, given, allow_unused=True)
+        return [*outputs, *(g for g in grads if g is not None)]
+
+    found = record(module, lambda: call("triton"))
+    assert [x.warps for x in found] == [1, 2]
+    for a, b in zip(call("triton"), call("torch"), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
 
 
 def test_compile_bakes_launches_in(tmp_path: Path) -> None:
@@ -281,7 +309,7 @@ def test_a_module_without_measured_launches_looks_nothing_up() -> None:
     assert "_tuned" not in text and "_Tuned" not in text and "Launches measured" not in text
 
 
-@pytest.mark.parametrize("name", ["gated_delta_rule", "mlstm", "gated_slot_attention"])
+@pytest.mark.parametrize("name", ["gated_delta_rule", "mlstm", "lru"])
 def test_generated_text_with_launches_is_clean(name: str, tmp_path: Path) -> None:
     pytest.importorskip("ruff")
     path = EXAMPLES / f"{name}.scan"
@@ -300,7 +328,7 @@ def test_explain_shows_measured_launches() -> None:
     _, (one,) = plan(source, Options(launches=Table((_entry(PATH),))))
     text = "\n".join(lines(one, source))
     assert "measured on interpreter, bfloat16, 32 x 32; chunks of 16:" in text
-    assert "forward_scan: tile 16, warps 8, stages 3" in text
+    assert "forward_scan: tile 16 warps 8 stages 3" in text
     assert "launched with tiles of 64, 4 warps (8 from 4,096 numbers of a tile on)" in text
     kernels = explanation(one, source)["kernels"]
     assert kernels["measured"] == [as_data(_entry(PATH))]
@@ -408,6 +436,26 @@ def test_candidates_that_raise_are_none(bench: Bench, monkeypatch: pytest.Monkey
     found = search(bench, site, SIZES, replace(SMALL, chunks=(None,)), fits, lambda trial: None)
     assert found is not None and not found.best.kernels
     assert {t.reason for t in found.trials} == {"RuntimeError: out of resources"}
+
+
+def test_a_search_of_kernels_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = EXAMPLES / "mamba.scan"
+    (site,) = _sites(path)
+    (recurrence,) = check(read_source(path)).recurrences
+    file = cached_module(path, Options(launches=OPEN))
+    module = import_file(file, f"scandsl_cache.{file.stem}")
+    shape = Shape(1, 12, 1, judged=12, rounds=1)
+    sizes = sizes_for(recurrence, 16, 16)
+    own = Bench(recurrence, module, sizes, shape, torch.float32, "cpu")
+    times = iter([5.0, 4.0, 6.0, 3.0, 7.0])
+    monkeypatch.setattr(own, "milliseconds", lambda: next(times))
+    space = replace(SMALL, numbers=(8, 16), step_warps=(4,))
+    found = search(own, site, sizes, space, lambda launch: None, lambda trial: None)
+    assert found is not None and (found.rule, found.tuned) == (5.0, 3.0)
+    assert found.best.kernels == {
+        "steps_kernel": Config(None, 4, None, 8),
+        "steps_kernel_backward": Config(None, 4, None, 8),
+    }
 
 
 AOT = """

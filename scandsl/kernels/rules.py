@@ -7,13 +7,12 @@ programs compute that no name of a spec goes into.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from enum import Enum
 
-from scandsl.ir.nodes import Value
 from scandsl.kernels.program import ChunkProgram
 from scandsl.kernels.schedule import Kernel
+from scandsl.kernels.step import StepProgram
 from scandsl.plan.launches import Rule
 
 
@@ -35,33 +34,17 @@ def _least(kernel: Kernel) -> int:
 # ---------------------------------------------------------------- structure
 
 
-def structure(*programs: ChunkProgram) -> str:
+def structure(*programs: ChunkProgram | StepProgram) -> str:
     """A word for what programs compute: equal where they differ in names alone."""
-    words = [word for program in programs for word in _words(program)]
+    words = [_word(program, {}) for program in programs]
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
-
-
-def _words(program: ChunkProgram) -> Iterator[str]:
-    """A program in words, each name of the spec as the number of its first appearance."""
-    names: dict[str, int] = {}
-    dims = [(d.name, d.size, d.base) for d in program.dims]
-    yield _word(dims, names)
-    for value in program.values:
-        yield _word(_shape(value), names)
-    for group in (program.carries, program.saved, program.stores):
-        for x in group:
-            yield _word((*(getattr(x, f.name) for f in fields(x)), program.reverse), names)
-
-
-def _shape(value: Value) -> tuple[object, ...]:
-    return (value.op, value.dims, value.kind, value.varies)
 
 
 _CHOICES = ("fn", "of", "algebra")  # fields that hold a word of ours, not a name
 
 
 def _word(x: object, names: dict[str, int]) -> str:
-    """Text of plain data, without the names in it."""
+    """Text of plain data, each name of the spec as the number of its first appearance."""
     match x:
         case Enum():
             return str(x.value)

@@ -45,11 +45,25 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How a kernel was launched best: its tile, warps and stages; `None` is by rule."""
+    """How a kernel was launched best; `None` is by rule.
+
+    `numbers` has a kernel over time instead of a tile: those of its largest value in one program.
+    """
 
     tile: int | None = None
     warps: int | None = None
     stages: int | None = None
+    numbers: int | None = None
+
+
+FIELDS = ("tile", "warps", "stages", "numbers")
+"""What a `Config` has, as files call it."""
+
+
+def described(config: Config) -> str:
+    """A configuration in words."""
+    pairs = ((name, getattr(config, name)) for name in FIELDS)
+    return " ".join(f"{name} {x}" for name, x in pairs if x is not None) or "by rule"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +131,7 @@ def shipped() -> Table:
 def as_data(entry: Measured) -> dict[str, Any]:
     """An entry as it stands in a file."""
     kernels = {
-        name: {k: v for k in ("tile", "warps", "stages") if (v := getattr(config, k)) is not None}
+        name: {k: v for k in FIELDS if (v := getattr(config, k)) is not None}
         for name, config in sorted(entry.kernels.items())
     }
     out = {"arch": entry.arch, "structure": entry.structure, "dtype": entry.dtype}
@@ -164,12 +178,12 @@ def _entry(data: Any, place: str) -> Measured:
 
 
 def _config(data: Any, place: str) -> Config:
-    _keys(data, set(), {"tile", "warps", "stages"}, place)
+    _keys(data, set(), {*FIELDS}, place)
     stages = data.get("stages")
     if stages is not None and not (_is_count(stages) and stages <= 8):
         raise TableError(f"{place}.stages: expected 1 to 8, got {stages!r}")
     tile, warps = _power(data, "tile", 16, 256, place), _power(data, "warps", 1, 32, place)
-    return Config(tile, warps, stages)
+    return Config(tile, warps, stages, _power(data, "numbers", 1, 1 << 16, place))
 
 
 def _keys(data: Any, needed: set[str], known: set[str], place: str) -> None:

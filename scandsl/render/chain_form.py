@@ -115,8 +115,9 @@ def _over_time(
     handed: Handed | None,
 ) -> tuple[RenderedForm, ...]:
     """The kernel over time alone."""
-    del plan, printer
-    return (render_sequential_triton(names, lowered, handed.passed if handed else None),)
+    del printer
+    passed = handed.passed if handed else None
+    return (render_sequential_triton(names, lowered, passed, plan.launches),)
 
 
 def _backends(links: Sequence[_Link]) -> list[str]:

@@ -17,19 +17,11 @@ from scandsl.kernels.program import Carry, Store
 from scandsl.kernels.rules import rule, structure
 from scandsl.kernels.schedule import PREPARED, Kernel, schedule
 from scandsl.render.chunk_form import ChunkForm, definition, tuple_of
-from scandsl.render.form import RenderedForm, Site, SiteKernel
+from scandsl.render.form import RenderedForm, Site, SiteKernel, Tuned
 from scandsl.render.layout import indented
 from scandsl.render.triton_kernel import KernelRenderer, Names, RenderedKernel
 
 Launches = Sequence[tuple[Kernel, RenderedKernel]]
-
-
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """The constant of a module that holds measured launches; of another form only its chunks."""
-
-    table: str
-    chunk_only: bool = False
 
 
 @dataclass(slots=True)
@@ -123,7 +115,7 @@ class ChunkTriton(ChunkForm):
         kernels = [SiteKernel(f"{way}_{k.name}", k.tiled, k.loop) for way, k in every]
         word = structure(self.forward, self.backward.program)
         table = "" if self.tuned is None else self.tuned.table
-        return Site(table, word, tuple(dict.fromkeys(kernels)))
+        return Site(table, word, tuple(self._vector_dims()), tuple(dict.fromkeys(kernels)))
 
     def _planes(self) -> str:
         count = planes(self.recurrence, self.forward)

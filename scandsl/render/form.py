@@ -46,23 +46,41 @@ class RenderedSlices:
 
 @dataclass(frozen=True, slots=True)
 class SiteKernel:
-    """A kernel that can be measured: what is cut over its grid, whether it walks over time."""
+    """A kernel that can be measured: what is cut over its grid, whether it walks over chunks.
+
+    One that goes token by token, `steps`, holds so many numbers instead of a tile.
+    """
 
     name: str
     cut: tuple[str, ...]
     walks: bool
+    steps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
     """What can be measured of the launches of a form.
 
-    `table` is the constant of an open module that they are looked up in.
+    `table` is the constant of an open module that they are looked up in, by the sizes of `dims`.
     """
 
     table: str
     structure: str
+    dims: tuple[str, ...]
     kernels: tuple[SiteKernel, ...]
+
+    @property
+    def chunked(self) -> bool:
+        """Whether its chunks may have several lengths."""
+        return not any(k.steps for k in self.kernels)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The constant of a module that holds measured launches; of another form only its chunks."""
+
+    table: str
+    chunk_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,10 @@ from scandsl.kernels.coupled_state import ROWS
 from scandsl.kernels.rules import structure
 from scandsl.kernels.tangents import without_tangents
 from scandsl.plan import Plan
-from scandsl.plan.launches import entries_of
 from scandsl.render.chain_form import chain_forms, hoisted_form
 from scandsl.render.chunk_form import ChunkForm
 from scandsl.render.chunk_torch import ChunkTorch
-from scandsl.render.chunk_triton import ChunkTriton, Tuned
+from scandsl.render.chunk_triton import ChunkTriton
 from scandsl.render.form import Handed, RenderedForm
 from scandsl.render.functions import FunctionPrinter
 from scandsl.render.invariant_form import render_invariant
@@ -33,7 +32,7 @@ from scandsl.render.scan import ScanNames
 from scandsl.render.sequential import render_sequential
 from scandsl.render.sequential_triton import render_sequential_triton
 from scandsl.render.slices import render_slices, render_slices_steps, render_slices_triton
-from scandsl.render.tables import launch_table
+from scandsl.render.tables import tuned_of
 from scandsl.render.template import fill
 from scandsl.render.triton_expressions import HELPERS
 from scandsl.render.triton_kernel import unprintable
@@ -92,7 +91,8 @@ def _steps(
     program = hoisted(plan.program)
     if program is not None:
         return hoisted_form(replace(plan, program=program), names, printer, handed)
-    return render_sequential_triton(names, lowered, None if handed is None else handed.passed)
+    passed = None if handed is None else handed.passed
+    return render_sequential_triton(names, lowered, passed, plan.launches)
 
 
 def _chunked(
@@ -122,13 +122,11 @@ def _chunked(
     if kernels and unprintable(backward.program) is None:
         _, late = real_chunks(plan.program, late=True)
         adjoint = backward_program(late, recurrence.inputs, recurrence.params)
-        found = entries_of(plan.launches, structure(late, adjoint.program))
-        tuned = Tuned(f"_{name}_tuned".upper()) if found or plan.launches.open else None
+        tuned, table = tuned_of(plan.launches, structure(late, adjoint.program), name)
         triton = ChunkTriton(
             recurrence, arguments, name, late, adjoint,
             handed=handed, schedule=plan.schedule, tuned=tuned, wide=wide,
         )  # fmt: skip
-        table = () if tuned is None else ("\n".join(launch_table(tuned.table, found)),)
         rendered = replace(triton.render(), tables=table, sites=(triton.site(),))
         if slices is not None and handed is None:
             same = None if tuned is None else replace(tuned, chunk_only=True)

@@ -137,7 +137,7 @@ class Bench:
     ) -> None:
         """Set the launches of one form."""
         made = {
-            n: self.module._Launch(c.tile or 0, c.warps or 0, c.stages or 0)
+            n: self.module._Launch(c.tile or 0, c.warps or 0, c.stages or 0, c.numbers or 0)
             for n, c in configs.items()
         }
         getattr(self.module, table)[key] = self.module._Tuned(chunk or 0, made)

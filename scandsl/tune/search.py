@@ -14,7 +14,7 @@ from scandsl.plan.launches import Config, Measured
 from scandsl.render.form import Site, SiteKernel
 from scandsl.testing.aot import Launch
 from scandsl.tune.bench import Bench
-from scandsl.tune.space import Space, configs
+from scandsl.tune.space import Space, configs, lengths
 
 Fits = Callable[[Launch], str | None]
 """Why a launch does not fit the machine, or `None`."""
@@ -83,7 +83,7 @@ class _Search:
             raise RuntimeError(f"by rule {wrong}")
         rule = best_time = self.bench.milliseconds()
         best: tuple[int | None, dict[str, Config]] = (None, {})
-        for chunk in self.space.chunks:
+        for chunk in lengths(self.site, self.space):
             time, found = self._chunk(chunk, rule)
             if time is not None and time < best_time:
                 best_time, best = time, (chunk, found)

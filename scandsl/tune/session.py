@@ -27,14 +27,14 @@ from scandsl.driver import OptionError, Options, compile_source
 from scandsl.ir.nodes import Recurrence
 from scandsl.loader import cached_module, import_file, read_launches, read_source
 from scandsl.plan import Plan
-from scandsl.plan.launches import FORMAT, Measured, Table, as_data, joined
+from scandsl.plan.launches import FORMAT, Measured, Table, as_data, described, joined
 from scandsl.render.form import Site
 from scandsl.render.module import sites_of
 from scandsl.testing.aot import Launch, misfit
 from scandsl.testing.interpreter import interpreting, mend
 from scandsl.tune.bench import Bench, Shape
 from scandsl.tune.search import Found, Trial, search
-from scandsl.tune.space import DRY, FULL, Space, count
+from scandsl.tune.space import DRY, FULL, Space, count, lengths
 
 _DRY_SHAPE = Shape(1, 40, 1, judged=40, rounds=1)
 _DRY_SIZES = (32,)
@@ -95,7 +95,7 @@ def session(wishes: Wishes) -> None:
     times = _times(wishes.out)
     tasks = list(_tasks(wishes))
     if not tasks:
-        console.print("nothing to measure: no kernels over chunks in these scans")
+        console.print("nothing to measure: no kernels in these scans")
     with _progress() as progress:
         for task in tasks:
             found = _tuned(task, wishes, machine, progress)
@@ -179,7 +179,8 @@ def _tuned(task: _Task, wishes: Wishes, machine: _Machine, progress: Progress) -
     if interpreting():
         mend(module)
     sizes = all_sizes(task.recurrence, task.sizes)
-    total = len(machine.space.chunks) * (1 + count(task.site, sizes, machine.space))
+    chunks = len(lengths(task.site, machine.space))
+    total = chunks * count(task.site, sizes, machine.space) + chunks - 1
     bar = progress.add_task(task.title, total=total)
 
     def tell(trial: Trial) -> None:
@@ -200,8 +201,7 @@ def _summary(task: _Task, found: Found) -> str:
     best = found.best
     words = [] if best.chunk is None else [f"chunks of {best.chunk}"]
     for name, config in sorted(best.kernels.items()):
-        pairs = (("tile", config.tile), ("warps", config.warps), ("stages", config.stages))
-        words.append(f"{name} {' '.join(f'{n} {x}' for n, x in pairs if x is not None)}")
+        words.append(f"{name} {described(config)}")
     refused = Counter(_kind(t.reason) for t in found.trials if t.reason)
     tried = ", ".join([f"{len(found.trials)} tried", *(f"{n} {why}" for why, n in refused.items())])
     return (
