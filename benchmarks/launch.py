@@ -1,16 +1,18 @@
 """What the Python of a generated module costs before its kernels run, in microseconds.
 
-    python benchmarks/launch.py [--only gla] [--rounds 2000] [--out FILE]
+    python benchmarks/launch.py [--only gla] [--rounds 2000] [--out FILE] [--before FILE]
 
 Calls the Triton backend on tiny CPU tensors with kernels that do nothing, so that what is left is
 the work of the processor: checks, torch's operators and autograd, allocation, the preparation of
 launches.  What Triton itself and the driver add for each launch is not in it.  A decoding step runs
-in tensor operations; these are its last part.
+in tensor operations; these are its last part.  `--before` names a result of an earlier version,
+whose totals are shown beside these and kept in the file.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
@@ -30,6 +32,7 @@ from benchmarks.common import ROOT, environment, realistic, show, sizes_for, wri
 NAMES = ("simple_gla", "gated_delta_rule", "kimi_delta_attention", "mlstm", "gru")
 PARTS = ("checks", "operators", "around", "allocation", "launches", "rest")
 OUT = ROOT / "benchmarks" / "results" / "launch.json"
+BEFORE = OUT.with_name("launch-before.json")
 SHAPE, SIZE = (1, 64, 2), 32
 _EMPTY = {torch.ops.aten.empty.memory_format, torch.ops.aten.new_empty.default}
 _ZEROS = {torch.ops.aten.zeros.default, torch.ops.aten.new_zeros.default}
@@ -40,25 +43,33 @@ def main() -> int:
     p.add_argument("--only", action="append", default=[], help="an example; repeatable")
     p.add_argument("--rounds", type=int, default=2000)
     p.add_argument("--out", type=Path, default=OUT)
+    p.add_argument("--before", type=Path, default=BEFORE, help="a result of an earlier version")
     options = p.parse_args()
     torch.set_num_threads(1)
     rows = []
     for name in options.only or NAMES:
         rows += measured(name, options.rounds)
     found = {**environment(), "shape": SHAPE, "size": SIZE, "rounds": options.rounds, "rows": rows}
+    old: dict[str, Any] = {"rows": []}
+    if options.before.is_file():
+        old = json.loads(options.before.read_text(encoding="utf-8"))
+        found["before"] = {key: old[key] for key in ("time", "versions", "rows")}
     write_json(options.out, found)
-    columns = ("call", "µs", *PARTS, "launched")
+    totals = {(r["scan"], r["call"]): r["total"] for r in old["rows"]}
     show(
         f"Python of a call, B={SHAPE[0]} T={SHAPE[1]} H={SHAPE[2]}, sizes {SIZE}, bfloat16",
-        columns,
-        [[f"{r['scan']}, {r['call']}", f"{r['total']:.1f}", *cells(r)] for r in rows],
+        ("call", "before", "µs", *PARTS, "launched"),
+        [cells(r, totals.get((r["scan"], r["call"]))) for r in rows],
     )
     return 0
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """Of one row, behind its total."""
-    return [*(f"{row['parts'].get(x, 0.0):.1f}" for x in PARTS), str(row["launches"])]
+def cells(row: dict[str, Any], before: float | None) -> list[str]:
+    """One row of the table."""
+    old = "-" if before is None else f"{before:.1f}"
+    parts = [f"{row['parts'].get(x, 0.0):.1f}" for x in PARTS]
+    name = f"{row['scan']}, {row['call']}"
+    return [name, old, f"{row['total']:.1f}", *parts, str(row["launches"])]
 
 
 def measured(name: str, rounds: int) -> list[dict[str, Any]]:
