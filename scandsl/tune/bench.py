@@ -106,8 +106,9 @@ class Bench:
         return statistics.median(lap(self._both, self.device) for _ in range(self.shape.rounds))
 
     def _both(self) -> None:
-        out = self.scan(*self.timed, backend="triton")[0]
-        torch.autograd.grad(out, self.timed, torch.ones_like(out), allow_unused=True)
+        *outputs, _ = self.scan(*self.timed, backend="triton")
+        ends = [x for x in outputs if x.requires_grad]
+        torch.autograd.grad(ends, self.timed, [torch.ones_like(x) for x in ends], allow_unused=True)
 
     # ------------------------------------------------------------ launches
 
