@@ -4,15 +4,16 @@
 
 Calls the Triton backend on tiny CPU tensors with kernels that do nothing, so that what is left is
 the work of the processor: checks, torch's operators and autograd, allocation, the preparation of
-launches.  What Triton itself and the driver add for each launch is not in it.  A decoding step runs
-in tensor operations; these are its last part.  `--before` names a result of an earlier version,
-whose totals are shown beside these and kept in the file.
+launches.  Beside it stands what Triton adds, which looks the arguments of each launch over; what a
+driver adds is not in it.  A decoding step runs in tensor operations, which stand under launches.
+`--before` names a result of an earlier version, whose totals are shown beside these and kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -58,7 +59,7 @@ def main() -> int:
     totals = {(r["scan"], r["call"]): r["total"] for r in old["rows"]}
     show(
         f"Python of a call, B={SHAPE[0]} T={SHAPE[1]} H={SHAPE[2]}, sizes {SIZE}, bfloat16",
-        ("call", "before", "µs", *PARTS, "launched"),
+        ("call", "before", "µs", *PARTS, "launched", "triton"),
         [cells(r, totals.get((r["scan"], r["call"]))) for r in rows],
     )
     return 0
@@ -69,7 +70,8 @@ def cells(row: dict[str, Any], before: float | None) -> list[str]:
     old = "-" if before is None else f"{before:.1f}"
     parts = [f"{row['parts'].get(x, 0.0):.1f}" for x in PARTS]
     name = f"{row['scan']}, {row['call']}"
-    return [name, old, f"{row['total']:.1f}", *parts, str(row["launches"])]
+    triton = "-" if row["triton"] is None else f"{row['triton']:.1f}"
+    return [name, old, f"{row['total']:.1f}", *parts, str(row["launches"]), triton]
 
 
 def measured(name: str, rounds: int) -> list[dict[str, Any]]:
@@ -110,11 +112,67 @@ def _idle(module: ModuleType) -> Iterator[_Idle]:
     """The module with idle kernels."""
     module._load_triton()
     idle, original = _Idle(), module._kernel
-    module._kernel = lambda function: idle
+    module._kernel, module._original_kernel = lambda function: idle, original
     try:
         yield idle
     finally:
         module._kernel = original
+
+
+class _Driver:
+    """A GPU that is not there, as far as a launch asks for one."""
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class _Binary(dict):
+    """A cache in which every kernel is found, compiled to nothing."""
+
+    function = packed_metadata = None
+
+    def get(self, key: object, default: object = None) -> _Binary:
+        return self
+
+    def launch_metadata(self, *arguments: object) -> None:
+        return None
+
+    def run(self, *arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def _prepared(module: ModuleType) -> Iterator[None]:
+    """The module with kernels that Triton launches up to where the driver would be called."""
+    from triton.runtime import driver
+
+    idle, made = module._kernel, {}
+    active = driver.__dict__.get("_active")
+
+    def kernel(function: Any) -> Any:
+        if function.__name__ not in made:
+            jit = original(function)
+            _, *rest = jit.device_caches[0]
+            jit.device_caches[0] = (_Binary(), *rest)
+            made[function.__name__] = jit
+        return made[function.__name__]
+
+    original = module._original_kernel
+    driver.set_active(_Driver())
+    module._kernel = kernel
+    try:
+        yield
+    finally:
+        module._kernel = idle
+        driver._active = active
 
 
 class Calls:
@@ -173,8 +231,18 @@ class Calls:
         rounded = {n: round(x, 2) for n, x in parts.items()}
         return {
             "scan": self.name, "call": call, "total": round(total, 2), "parts": rounded,
-            "launches": self.launched(run),
+            "launches": self.launched(run), "triton": self.triton(run, total),
         }  # fmt: skip
+
+    def triton(self, run: Callable[[], object], total: float) -> float | None:
+        """What Triton adds, if this version of it can be asked."""
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            return None
+        try:
+            with _prepared(self.module):
+                return round(self.time(run) - total, 2)
+        except (AttributeError, TypeError, ValueError):
+            return None
 
     # ------------------------------------------------------------ calls
 

@@ -187,9 +187,9 @@ def _launch(found: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"Python of the Triton backend at B={batch} T={time} H={heads}, sizes {found['size']}, with"
         " kernels that do nothing, microseconds: the checks of arguments, torch's dispatcher and"
-        " autograd, the allocation of memory, all else. What Triton and a driver add for each"
-        " launch is not in it; the last column counts these. A step is computed in tensor"
-        " operations, which stand under *else*."
+        " autograd, the allocation of memory, all else. Then the number of launches, and what"
+        " Triton adds for them, which is not in the sum; nor is what a driver adds. A step is"
+        " computed in tensor operations, which stand under *else*."
     )
     yield ""
     old = {(r["scan"], r["call"]): r["total"] for r in found.get("before", {}).get("rows", ())}
@@ -200,8 +200,9 @@ def _launch(found: Mapping[str, Any]) -> Iterator[str]:
         cells = [f"{x:.0f}" for x in (r["total"], *parts, r["total"] - sum(parts))]
         was = old.get((r["scan"], r["call"]))
         cells.insert(0, "-" if was is None else f"{was:.0f}")
-        rows.append((f"{r['scan']}, {r['call']}", *cells, str(r["launches"])))
-    names = ("checks", "operators", "allocation", "else", "launches")
+        added = "-" if r.get("triton") is None else f"{r['triton']:.0f}"
+        rows.append((f"{r['scan']}, {r['call']}", *cells, str(r["launches"]), added))
+    names = ("checks", "operators", "allocation", "else", "launches", "Triton")
     yield from _table(("call", f"before{before}", "all", *names), rows)
     yield ""
     yield _made(found)

@@ -172,7 +172,7 @@ def test_page_of_compiled_calls_and_of_launches(tmp_path):
     (tmp_path / "launch.json").write_text(json.dumps({**made, **launch, "before": before}))
     text = page(tmp_path)
     assert "| some_scan | B=1 T=512 H=4 K=64 | torch compiled | 1.71 | 5.12 |" in text
-    assert "| some_scan, step | 60 | 40 | 10 | 0 | 0 | 30 | 3 |" in text
+    assert "| some_scan, step | 60 | 40 | 10 | 0 | 0 | 30 | 3 | - |" in text
 
 
 def test_plot(tmp_path):
