@@ -60,9 +60,15 @@ stress: $(STAMP)
 SUITE := $(addprefix examples/,$(addsuffix .scan,linear_attention retnet simple_gla mamba2 gla \
     delta_net gated_delta_rule kimi_delta_attention))
 
+# Scans that are measured under torch.compile too.
+COMPILED := examples/simple_gla.scan examples/gated_delta_rule.scan
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/cpu.py
 	$(BIN)/scandsl bench $(SUITE) --suite cpu --no-loop --json benchmarks/results/suite-cpu.json
+	$(BIN)/scandsl bench $(COMPILED) -T 4096 --compiled --no-loop \
+	    --json benchmarks/results/compiled-cpu.json
+	$(BIN)/python benchmarks/launch.py
 	$(BIN)/python benchmarks/page.py
 
 check: $(STAMP)

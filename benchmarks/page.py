@@ -21,6 +21,7 @@ from benchmarks.common import ROOT, number
 
 PAGE = ROOT / "docs" / "performance.md"
 LOOPS, SUITE, GPU = "cpu-float32-T4096.json", "suite-cpu.json", "suite-gpu.json"
+COMPILED, LAUNCH = "compiled-cpu.json", "launch.json"
 
 HEAD = """\
 # Performance
@@ -48,7 +49,8 @@ def main() -> int:
 def page(results: Path) -> str:
     """The whole page; a part for each result file that is there."""
     parts = [HEAD]
-    for name, part in ((LOOPS, _loops), (SUITE, _suite), (GPU, _gpu)):
+    written = ((LOOPS, _loops), (SUITE, _suite), (COMPILED, _compiled), (LAUNCH, _launch))
+    for name, part in (*written, (GPU, _gpu)):
         file = results / name
         if file.is_file():
             parts.append("\n".join(part(json.loads(file.read_text(encoding="utf-8")))))
@@ -163,12 +165,59 @@ def _exponent(times: Mapping[int, float]) -> float:
     return statistics.linear_regression(x, [math.log(v) for v in times.values()]).slope
 
 
+# ---------------------------------------------------------------- torch.compile, launches
+
+
+def _compiled(found: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Under torch.compile, on a CPU"
+    yield ""
+    yield (
+        "The generated code called as it is, and inside a function that `torch.compile` has taken"
+        " in one graph; milliseconds. A scan is one operator to it: what it can make faster lies"
+        " around the scan."
+    )
+    yield ""
+    yield from _contenders(found)
+
+
+def _launch(found: Mapping[str, Any]) -> Iterator[str]:
+    yield "## What a call costs before it computes"
+    yield ""
+    batch, time, heads = found["shape"]
+    yield (
+        f"Python of the Triton backend at B={batch} T={time} H={heads}, sizes {found['size']}, with"
+        " kernels that do nothing, microseconds: the checks of arguments, torch's dispatcher and"
+        " autograd, the allocation of memory, all else. Then the number of launches, and what"
+        " Triton adds for them, which is not in the sum; nor is what a driver adds. A step is"
+        " computed in tensor operations, which stand under *else*."
+    )
+    yield ""
+    old = {(r["scan"], r["call"]): r["total"] for r in found.get("before", {}).get("rows", ())}
+    before = f" ({found['before']['time'][:10]})" if old else ""
+    rows = []
+    for r in found["rows"]:
+        parts = [r["parts"].get(x, 0.0) for x in ("checks", "operators", "allocation")]
+        cells = [f"{x:.0f}" for x in (r["total"], *parts, r["total"] - sum(parts))]
+        was = old.get((r["scan"], r["call"]))
+        cells.insert(0, "-" if was is None else f"{was:.0f}")
+        added = "-" if r.get("triton") is None else f"{r['triton']:.0f}"
+        rows.append((f"{r['scan']}, {r['call']}", *cells, str(r["launches"]), added))
+    names = ("checks", "operators", "allocation", "else", "launches", "Triton")
+    yield from _table(("call", f"before{before}", "all", *names), rows)
+    yield ""
+    yield _made(found)
+
+
 # ---------------------------------------------------------------- on a GPU
 
 
 def _gpu(found: Mapping[str, Any]) -> Iterator[str]:
     yield "## On a GPU"
     yield ""
+    yield from _contenders(found)
+
+
+def _contenders(found: Mapping[str, Any]) -> Iterator[str]:
     rows = [
         (r["scan"], f"{_shape(r)}", c["name"], *(_median(c, m) for m in ("forward", "both")))
         for r in found["results"]

@@ -1,4 +1,4 @@
-"""The command line: `scandsl check | compile | explain | doc | test | bench | fmt | new`.
+"""The command line: `scandsl check | compile | explain | doc | test | bench | tune | fmt | new`.
 
 In: arguments.  Out: files, text, an exit status: 0 fine, 1 something is wrong with a spec (or a
 module is stale, or a test failed), 2 wrong usage.  Findings go to stderr.  Each command imports
@@ -20,7 +20,14 @@ import click
 from scandsl import __version__
 from scandsl.diagnostics import Diagnostic, InternalError, ScanError, Severity, Source, render
 from scandsl.driver import OptionError
-from scandsl.loader import MOST_BYTES, decode, load, read_source, write_atomic
+from scandsl.loader import (
+    MOST_BYTES,
+    decode,
+    load,
+    read_launches,
+    read_source,
+    write_atomic,
+)
 
 if TYPE_CHECKING:
     from scandsl.analysis.program import Program
@@ -77,6 +84,16 @@ def _plan_options(function: Callable[P, None]) -> Callable[P, None]:
         "--schedule", default=None, help="Force the kernels on a GPU: `fused` or `split`."
     )
     return form(chunk(schedule(function)))
+
+
+def _tuned(function: Callable[P, None]) -> Callable[P, None]:
+    return click.option(
+        "--tuned",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        default=None,
+        metavar="FILE",
+        help="Launches that `scandsl tune` measured.",
+    )(function)
 
 
 def _parse_settings(given: Iterable[str]) -> dict[str, int]:
@@ -193,6 +210,7 @@ def _warned(front: Front) -> str:
 )
 @_settings
 @_plan_options
+@_tuned
 @click.option("--check", "stale_only", is_flag=True, help="Write nothing; fail if one is stale.")
 @_exit_status
 def compile_(
@@ -202,12 +220,14 @@ def compile_(
     form: str | None,
     chunk: int | None,
     schedule: str | None,
+    tuned: Path | None,
     stale_only: bool,
 ) -> None:
     """Compile x.scan to DIR/x.py: the same bytes every time, whole or not at all."""
     from scandsl.driver import Options
 
-    options = Options(settings, form, chunk, schedule)
+    launches = None if tuned is None else read_launches(tuned)
+    options = Options(settings, form, chunk, schedule, launches)
     targets = _targets(_spec_files(paths), out)
     stale: list[Path] = []
 
@@ -256,15 +276,21 @@ def _compile_one(file: Path, target: Path, options: Options, stale_only: bool) -
 @_settings
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of words.")
 @click.option("--target", default=None, help="Compile the kernels for it, such as `sm_90`.")
+@_tuned
 @_exit_status
 def explain(
-    paths: tuple[Path, ...], settings: dict[str, int], as_json: bool, target: str | None
+    paths: tuple[Path, ...],
+    settings: dict[str, int],
+    as_json: bool,
+    target: str | None,
+    tuned: Path | None,
 ) -> None:
     """Say what was found in specs and why each takes the form it takes."""
     from scandsl import driver
     from scandsl.explain import explanation, lines
 
-    options = driver.Options(settings)
+    launches = None if tuned is None else read_launches(tuned)
+    options = driver.Options(settings, launches=launches)
     found: list[dict[str, object]] = []
 
     def work(file: Path) -> None:
@@ -456,6 +482,54 @@ def bench(paths: tuple[Path, ...], settings: dict[str, int], **options: Any) -> 
     wishes = Wishes(files=tuple(_spec_files(paths)), settings=settings, **options)
     if not session(wishes):
         raise _Failed
+
+
+# ---------------------------------------------------------------- tune
+
+
+@main.command()
+@_specs
+@_settings
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("launches.json"),
+    show_default=True,
+    metavar="FILE",
+    help="Where the launches go; what it holds of other forms and sizes stays.",
+)
+@click.option("--target", default=None, help="Refuse a GPU that is not this, such as `sm_90`.")
+@click.option("--dry", is_flag=True, help="Tiny, on the CPU, under Triton's interpreter.")
+@click.option("--time", "-T", type=int, default=4096, show_default=True, help="Tokens.")
+@click.option("--batch", "-B", type=int, default=4, show_default=True)
+@click.option("--heads", "-H", type=int, default=16, show_default=True)
+@click.option(
+    "--size",
+    "sizes",
+    type=int,
+    multiple=True,
+    default=(64, 128),
+    show_default=True,
+    help="Of all open dimensions; may be repeated.",
+)
+@click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    type=click.Choice(["bfloat16", "float32", "float16"]),
+    default=("bfloat16",),
+    show_default=True,
+    help="May be repeated.",
+)
+@_exit_status
+def tune(paths: tuple[Path, ...], settings: dict[str, int], **options: Any) -> None:
+    """Measure how kernels are best launched on this GPU; write it for `compile --tuned`.
+
+    Candidates whose tiles do not fit are not tried, and those with wrong results not timed.
+    """
+    from scandsl.tune.session import Wishes, session
+
+    session(Wishes(files=tuple(_spec_files(paths)), settings=settings, **options))
 
 
 # ---------------------------------------------------------------- fmt, new

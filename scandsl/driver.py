@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scandsl.analysis.program import Program
     from scandsl.ir.nodes import Recurrence
     from scandsl.plan import Plan
+    from scandsl.plan.launches import Table
     from scandsl.syntax.ast import File
 
 
@@ -27,12 +28,16 @@ class OptionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the caller may decide: values of statics, a form, chunk length or schedule to force."""
+    """What the caller may decide: values of statics, a form, chunk length or schedule to force.
+
+    `launches` were measured (`scandsl tune`); they come before those that are shipped.
+    """
 
     settings: Mapping[str, int] = field(default_factory=dict)
     form: str | None = None
     chunk: int | None = None
     schedule: str | None = None
+    launches: Table | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +101,14 @@ def analyse(source: Source, options: Options) -> tuple[Front, tuple[Program, ...
 def plan(source: Source, options: Options) -> tuple[Front, tuple[Plan, ...]]:
     """The front end, the analysis and the plans: what `explain` shows."""
     from scandsl.plan import PlanError, make_plan
+    from scandsl.plan.launches import Table, joined, shipped
 
     front, programs = analyse(source, options)
+    table = joined(options.launches or Table(), shipped())
     try:
         with _of_bounded_depth(front):
             return front, tuple(
-                make_plan(p, options.form, options.chunk, options.schedule) for p in programs
+                make_plan(p, options.form, options.chunk, options.schedule, table) for p in programs
             )
     except PlanError as error:
         raise OptionError(f"{source.name}: {error}") from None

@@ -5,7 +5,7 @@ In: a `Plan`.  Out: plain data, or lines of text.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from scandsl.analysis.forms import is_fold
 from scandsl.analysis.hoist import hoisted
@@ -13,6 +13,7 @@ from scandsl.analysis.program import Form, Stage
 from scandsl.analysis.report import Json, describe, report
 from scandsl.analysis.show import show
 from scandsl.diagnostics import Source
+from scandsl.ir.nodes import Recurrence
 from scandsl.kernels.backward import backward_program, cotangent_stores
 from scandsl.kernels.chunk_pairs import by_tables, real_chunks, real_declarations, runs
 from scandsl.kernels.cost import (
@@ -25,11 +26,14 @@ from scandsl.kernels.cost import (
 )
 from scandsl.kernels.decay_maps import only_decays
 from scandsl.kernels.memory import Memory, rows_memory, torch_memory
+from scandsl.kernels.rules import rule, structure
 from scandsl.kernels.schedule import Kernel, schedule
-from scandsl.kernels.step import step_program
+from scandsl.kernels.step import StepProgram, step_program
 from scandsl.kernels.step_cost import TOKENS, step_costs
+from scandsl.kernels.step_tiles import LIMITS, crowding
 from scandsl.kernels.tangents import without_tangents
 from scandsl.plan import Plan
+from scandsl.plan.launches import TILES, Measured, Rule, as_data, described, entries_of
 from scandsl.render.lowering import lower
 from scandsl.render.sequential_triton import step_of
 from scandsl.render.triton_kernel import unprintable
@@ -205,13 +209,13 @@ def _kernel_lines(plan: Plan) -> list[str]:
     out.append(f"kernels (bytes and operations per token and head; sizes {SIZE}, bfloat16):")
     for direction, kernels in _schedules(plan).items():
         out += _direction(plan, direction, kernels, at)
-    return out
+    return out + _measured_lines(plan)
 
 
-def _setting(plan: Plan) -> Setting:
+def _setting(plan: Plan, size: int = SIZE) -> Setting:
     """The call that the costs of chunks are shown for."""
     recurrence, forward = real_chunks(plan.program, late=True)
-    return setting(recurrence, SIZE, ITEM, forward)
+    return setting(recurrence, size, ITEM, forward)
 
 
 def _schedules(plan: Plan) -> dict[str, tuple[Kernel, ...]]:
@@ -243,6 +247,39 @@ def _direction(plan: Plan, direction: str, kernels: tuple[Kernel, ...], at: Sett
         )
         if cost.kept:
             out[-1] += f"; keeps {cost.kept:,.0f} for a backward"
+        out.append(f"      launched with {_rule_words(_rule(plan, kernel), kernel)}")
+    return out
+
+
+def _rule(plan: Plan, kernel: Kernel) -> Rule:
+    return rule(kernel, any(len(s.dims) > 2 for s in plan.program.recurrence.states))
+
+
+def _rule_words(found: Rule, kernel: Kernel) -> str:
+    """How a kernel is launched where nothing was measured."""
+    tiles = f"tiles of {TILES[found.tile]}, " if kernel.tiled else ""
+    eight = f" (8 from {found.least:,} numbers of a tile on)" if found.least else ""
+    warps = "4 warps" + eight if found.least else "8 warps"
+    return f"{tiles}{warps}, {found.stages} stage{'s' if found.stages > 1 else ''}"
+
+
+def _measured(plan: Plan) -> tuple[Measured, ...]:
+    """The measured launches of a plan's kernels."""
+    if not _in_kernels(plan):
+        return entries_of(plan.launches, structure(_kernel_over_time(plan)[1]))
+    recurrence, late = real_chunks(plan.program, late=True)
+    backward = backward_program(late, recurrence.inputs, recurrence.params).program
+    return entries_of(plan.launches, structure(late, backward))
+
+
+def _measured_lines(plan: Plan) -> list[str]:
+    """The same for a reader."""
+    out = []
+    for entry in _measured(plan):
+        chunk = "" if entry.chunk is None else f"; chunks of {entry.chunk}"
+        sizes = " x ".join(map(str, entry.sizes))
+        out.append(f"  measured on {entry.arch}, {entry.dtype}, {sizes}{chunk}:")
+        out += [f"    {name}: {described(c)}" for name, c in sorted(entry.kernels.items())]
     return out
 
 
@@ -259,8 +296,36 @@ def _kernels(plan: Plan) -> Json:
             "kept": sum(c.kept for c in costs),
             "compulsory": compulsory_bytes(recurrence, at, direction == "backward"),
             "operations": sum(c.operations for c in costs),
+            "launched": {k.name: asdict(_rule(plan, k)) for k in kernels},
         }
+    data["measured"] = [as_data(x) for x in _measured(plan)]
     return data
+
+
+def launch_costs(plan: Plan, size: int) -> dict[str, list[KernelCost]]:
+    """What each launch on Triton moves and computes, by direction; the fused walk if it may be.
+
+    Tensor operations between the kernels of a chain are left out.
+    """
+    stages = () if _over_time(plan) else _stages(plan)
+    out: dict[str, list[KernelCost]] = {"forward": [], "backward": []}
+    for part in [_part(plan, s) for s in stages] or [plan]:
+        for direction, costs in _part_costs(part, size).items():
+            out[direction] += costs
+    return out
+
+
+def _part_costs(plan: Plan, size: int) -> dict[str, list[KernelCost]]:
+    if _in_kernels(plan):
+        recurrence, at = real_declarations(plan.program.recurrence), _setting(plan, size)
+        schedules = _schedules(plan)
+        forward = schedules.get("forward", schedules.get(SPLIT, ()))
+        pairs = (("forward", forward), ("backward", schedules["backward"]))
+        return {n: [kernel_cost(recurrence, k, at) for k in ks] for n, ks in pairs}
+    if plan.form not in (Form.MAP, Form.CONVOLUTION, Form.INVARIANT):
+        _, steps = _step_costs(plan, size)
+        return {direction: [cost] for direction, cost in steps.items()}
+    return {}
 
 
 # ---------------------------------------------------------------- memory
@@ -340,15 +405,20 @@ def _around(plan: Plan) -> tuple[Stage, ...]:
     return () if found is None else found.stages
 
 
-def _step_costs(plan: Plan) -> tuple[Setting, dict[str, KernelCost]]:
+def _kernel_over_time(plan: Plan) -> tuple[Recurrence, StepProgram]:
+    """What the kernel over time carries out, without what is computed in front and behind."""
     recurrence = plan.program.recurrence
-    at = setting(recurrence, SIZE, ITEM)
-    stages = _around(plan)
-    for stage in stages:
+    for stage in _around(plan):
         if stage.form is Form.SEQUENTIAL:
             recurrence = stage.program.recurrence
-    wide = frozenset(name for stage in stages for name in stage.passed)
-    return at, step_costs(recurrence, step_program(step_of(lower(recurrence))), at, wide)
+    return recurrence, step_program(step_of(lower(recurrence)))
+
+
+def _step_costs(plan: Plan, size: int = SIZE) -> tuple[Setting, dict[str, KernelCost]]:
+    at = setting(plan.program.recurrence, size, ITEM)
+    wide = frozenset(name for stage in _around(plan) for name in stage.passed)
+    recurrence, program = _kernel_over_time(plan)
+    return at, step_costs(recurrence, program, at, wide)
 
 
 def _around_lines(plan: Plan) -> list[str]:
@@ -378,7 +448,10 @@ def _step_lines(plan: Plan) -> list[str]:
         )
         if cost.kept:
             out[-1] += f"; keeps {cost.kept:,.0f} for a backward"
-    return out
+    numbers = crowding(_kernel_over_time(plan)[1])
+    words = [f"{LIMITS[d] // numbers:,} {d}" for d in costs]
+    out.append(f"  launched with at most {', '.join(words)} numbers of a value in a program")
+    return out + _measured_lines(plan)
 
 
 def _steps(plan: Plan) -> Json:
@@ -395,4 +468,5 @@ def _steps(plan: Plan) -> Json:
             "compulsory": compulsory_bytes(plan.program.recurrence, at, direction == "backward"),
             "operations": cost.operations,
         }
+    data["measured"] = [as_data(x) for x in _measured(plan)]
     return data

@@ -22,8 +22,13 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from threading import RLock
 from types import CodeType, ModuleType
+from typing import TYPE_CHECKING
 
 from scandsl.diagnostics import Diagnostic, ScanError, Source, Span
+
+if TYPE_CHECKING:
+    from scandsl.driver import Options
+    from scandsl.plan.launches import Table
 
 _PACKAGE = Path(__file__).resolve().parent
 _lock = RLock()
@@ -40,33 +45,58 @@ def load(
     form: str | None = None,
     chunk: int | None = None,
     schedule: str | None = None,
+    tuned: str | os.PathLike[str] | None = None,
 ) -> ModuleType:
     """Compile a `.scan` file and return its module; compiled once per content and options.
 
     `settings` gives values to statics, `form` ("sequential", ...), `chunk` and `schedule` ("fused",
-    "split") force a plan.
+    "split") force a plan; `tuned` is a file of launches that `scandsl tune` measured.
     """
-    file = cached_module(path, settings=settings, form=form, chunk=chunk, schedule=schedule)
+    launches = None if tuned is None else read_launches(Path(tuned))
+    options = _options(settings, form, chunk, schedule, launches)
+    file = cached_module(path, options)
     return import_file(file, f"scandsl_cache.{file.stem}")
 
 
 _SEAL = "# scandsl cache "  # the last line of a cache entry: the hash of all before it
 
 
-def cached_module(
-    path: str | os.PathLike[str],
-    *,
-    settings: Mapping[str, int] | None = None,
-    form: str | None = None,
-    chunk: int | None = None,
-    schedule: str | None = None,
-) -> Path:
+def _options(
+    settings: Mapping[str, int] | None,
+    form: str | None,
+    chunk: int | None,
+    schedule: str | None,
+    launches: Table | None,
+) -> Options:
+    from scandsl.driver import Options
+
+    return Options(dict(settings or {}), form, chunk, schedule, launches)
+
+
+def read_launches(file: Path) -> Table:
+    """What `scandsl tune` wrote; a file that is something else is an `OptionError`."""
+    from scandsl.driver import OptionError
+    from scandsl.plan.launches import TableError, parse
+
+    try:
+        return parse(file.read_text(encoding="utf-8"), os.fspath(file))
+    except TableError as error:
+        raise OptionError(str(error)) from None
+    except UnicodeDecodeError:
+        raise OptionError(f"{file}: no file of `scandsl tune`: it is not text") from None
+
+
+def cached_module(path: str | os.PathLike[str], options: Options | None = None) -> Path:
     """The generated file for a spec in the cache, written if it is not there."""
     from scandsl.driver import Options, compile_source
+    from scandsl.plan.launches import digest
 
     source = read_source(path)
-    options = Options(dict(settings or {}), form, chunk, schedule)
-    words = [source.text, repr(sorted(options.settings.items())), repr((form, chunk, schedule))]
+    options = options or Options()
+    words = [source.text, repr(sorted(options.settings.items()))]
+    words.append(repr((options.form, options.chunk, options.schedule)))
+    if options.launches is not None:
+        words.append(repr((digest(options.launches.entries), options.launches.open)))
     key = hashlib.sha256("\0".join([Path(path).name, *words, compiler_hash()]).encode())
     stem = re.sub(r"\W", "_", Path(path).stem)
     file = cache_directory() / f"{stem}_{key.hexdigest()[:16]}.py"

@@ -155,6 +155,26 @@ def test_page_of_results(tmp_path):
     assert "`a command`" in text and "No result of a GPU" in text
 
 
+def test_page_of_compiled_calls_and_of_launches(tmp_path):
+    made = {
+        "time": "2026-01-02T03:04:05Z", "command": "a command", "cpu": "a processor", "cores": 2,
+        "python": "3", "versions": {"torch": "2"},
+    }  # fmt: skip
+    one = _result(512).plain()
+    one["contenders"] = [one["contenders"][0], {**one["contenders"][0], "name": "torch compiled"}]
+    (tmp_path / "compiled-cpu.json").write_text(json.dumps({**made, "results": [one]}))
+    row = {
+        "scan": "some_scan", "call": "step", "total": 40.0, "launches": 3,
+        "parts": {"checks": 10.0, "launches": 25.0, "rest": 5.0},
+    }  # fmt: skip
+    launch = {"shape": (1, 64, 2), "size": 32, "rows": [row]}
+    before = {"time": "2025-01-02T03:04:05Z", "rows": [{**row, "total": 60.0}]}
+    (tmp_path / "launch.json").write_text(json.dumps({**made, **launch, "before": before}))
+    text = page(tmp_path)
+    assert "| some_scan | B=1 T=512 H=4 K=64 | torch compiled | 1.71 | 5.12 |" in text
+    assert "| some_scan, step | 60 | 40 | 10 | 0 | 0 | 30 | 3 | - |" in text
+
+
 def test_plot(tmp_path):
     pytest.importorskip("matplotlib")
     plot([_result(512), _result(1024)], tmp_path / "plot.svg", "a machine")

@@ -123,6 +123,18 @@ def test_every_stress_spoils_the_arguments_of_a_scan():
         assert any(stress.spoil(one, tensors, generator) for one, tensors in given), stress.name
 
 
+def test_the_cost_of_a_call_has_parts(tmp_path, blocked):
+    pytest.importorskip("triton")
+    file = tmp_path / "launch.json"
+    options = ("--only", "simple_gla", "--rounds", "3", "--out", str(file))
+    done = _run("launch.py", *options, blocked=blocked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(file.read_text())
+    assert [r["launches"] for r in found["rows"]] == [1, 3, 0]
+    for row in found["rows"]:
+        assert sum(row["parts"].values()) == pytest.approx(row["total"], abs=0.1)
+
+
 def test_errors_under_stress_are_measured_against_the_loop_in_float64():
     pair = compared(SUBJECTS[1], arguments(SUBJECTS[1], 70))
     assert 0 < pair.output < 1e-6 > pair.gradient > 0

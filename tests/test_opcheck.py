@@ -70,6 +70,20 @@ def test_compile_packed(tmp_path: Path) -> None:
     )
 
 
+def test_compile_a_step_under_autocast(tmp_path: Path) -> None:
+    module, recurrence = example("gated_delta_rule", tmp_path)
+    tensors, _ = arguments(recurrence, Layout(batch=2, time=1, heads=2), torch.float32)
+    token = [x.detach()[:, 0] for x in tensors]
+    torch._dynamo.reset()
+    step = torch.compile(module.gated_delta_rule_step, fullgraph=True, backend="aot_eager")
+    _, state = module.gated_delta_rule_step(*token)
+    plain = module.gated_delta_rule_step(*token, state=state)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = step(*token, state=state)
+    for a, b in zip(found, plain, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_export(tmp_path: Path) -> None:
     module, recurrence = example("mamba2", tmp_path)
     tensors, _ = arguments(recurrence, Layout(batch=2, time=6, heads=2), torch.float32)

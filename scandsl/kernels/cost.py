@@ -28,8 +28,10 @@ from scandsl.ir.nodes import (
 from scandsl.kernels.pairs import holds_pairs
 from scandsl.kernels.precision import cancels
 from scandsl.kernels.program import COLUMN, INNER, ROW, Carry, ChunkProgram
+from scandsl.kernels.rules import rule
 from scandsl.kernels.schedule import Kernel, schedule
-from scandsl.plan.limits import CHUNK_TILE, DEEP_TILE, LOOP_TILE, block, chunk_size
+from scandsl.plan.launches import TILES
+from scandsl.plan.limits import block, chunk_size
 
 WIDE = 4  # bytes of sums, gates and short states
 
@@ -164,8 +166,7 @@ def _size(dim: str, at: Setting) -> int:
 
 def _tiles(dim: str, kernel: Kernel, at: Setting) -> int:
     deep = any(len(c.dims) > 2 for c in (*kernel.carries, *kernel.loads))
-    limit = DEEP_TILE if deep else LOOP_TILE if kernel.loop else CHUNK_TILE
-    return -(-at.sizes[dim] // block(at.sizes[dim], limit))
+    return -(-at.sizes[dim] // block(at.sizes[dim], TILES[rule(kernel, deep).tile]))
 
 
 def _copies(kernel: Kernel, dims: Dims, at: Setting) -> int:

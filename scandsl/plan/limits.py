@@ -6,6 +6,13 @@ bfloat16 take 16 KiB of shared memory.  Measured choices belong here as well.
 
 from __future__ import annotations
 
+SHARED = {
+    "sm_80": 163 << 10, "sm_86": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10,
+    "sm_100": 227 << 10, "sm_103": 227 << 10, "sm_120": 99 << 10, "gfx90a": 64 << 10,
+    "gfx942": 64 << 10, "gfx950": 160 << 10,
+}  # fmt: skip
+"""Bytes of shared memory that one program may have, by architecture."""
+
 LOOP_TILE = 64
 """Largest tile of a dimension that the kernels over time cut over the grid."""
 

@@ -6,9 +6,10 @@ length of its chunks.  It does not derive kernels (`scandsl.kernels`) and knows 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scandsl.analysis.program import Form, Program
+from scandsl.plan.launches import Table
 
 LEAST_CHUNK, LARGEST_CHUNK = 16, 256
 SCHEDULES = ("fused", "split")
@@ -22,7 +23,7 @@ class Plan:
     cost `C (K + V)` operations per token and those with the state `2 K V`, while a kept state costs
     `K V / C` numbers per token.  So is the schedule of the forward kernels on a GPU: "fused", one
     walk over time that reads the outputs on its way, or "split", a walk that only keeps the states,
-    then the outputs of all chunks at once.
+    then the outputs of all chunks at once.  `launches` are those that were measured.
     """
 
     program: Program
@@ -30,6 +31,7 @@ class Plan:
     chunk: int | None
     reason: str
     schedule: str | None = None
+    launches: Table = field(default_factory=Table)
 
 
 class PlanError(ValueError):
@@ -41,11 +43,12 @@ def make_plan(
     form: str | None = None,
     chunk: int | None = None,
     schedule: str | None = None,
+    launches: Table | None = None,
 ) -> Plan:
     """Choose the form: what analysis proved, or what the caller forces.
 
     `form` may be "sequential", "chunk" or "convolution"; `chunk` is a power of two from 16 to 256;
-    `schedule` "fused" or "split".
+    `schedule` "fused" or "split"; `launches` were measured.
     """
     if form not in (None, Form.CHUNK.value, Form.CONVOLUTION.value, Form.SEQUENTIAL.value):
         raise PlanError(f"unknown form {form!r}: expected 'chunk', 'convolution' or 'sequential'")
@@ -63,4 +66,4 @@ def make_plan(
         raise PlanError(f"`{program.recurrence.name}` is no time-invariant system")
     if form == Form.SEQUENTIAL.value:
         return Plan(program, Form.SEQUENTIAL, chunk, "the sequential form was asked for")
-    return Plan(program, program.form, chunk, program.reason, schedule)
+    return Plan(program, program.form, chunk, program.reason, schedule, launches or Table())

@@ -115,8 +115,9 @@ def _over_time(
     handed: Handed | None,
 ) -> tuple[RenderedForm, ...]:
     """The kernel over time alone."""
-    del plan, printer
-    return (render_sequential_triton(names, lowered, handed.passed if handed else None),)
+    del printer
+    passed = handed.passed if handed else None
+    return (render_sequential_triton(names, lowered, passed, plan.launches),)
 
 
 def _backends(links: Sequence[_Link]) -> list[str]:
@@ -241,6 +242,7 @@ class _Chain:
             saved,
             slices=None if self.alone else self._slices(),
             tables=tables,
+            sites=tuple(s for f in used for s in f.sites),
         )
 
     def _rendered(self, link: _Link) -> RenderedForm | None:

@@ -14,10 +14,10 @@ from scandsl.kernels.backward import cotangent, cotangent_stores
 from scandsl.kernels.cost import planes
 from scandsl.kernels.precision import cancels
 from scandsl.kernels.program import Carry, Store
+from scandsl.kernels.rules import rule, structure
 from scandsl.kernels.schedule import PREPARED, Kernel, schedule
-from scandsl.kernels.strips import Strips
 from scandsl.render.chunk_form import ChunkForm, definition, tuple_of
-from scandsl.render.form import RenderedForm
+from scandsl.render.form import RenderedForm, Site, SiteKernel, Tuned
 from scandsl.render.layout import indented
 from scandsl.render.triton_kernel import KernelRenderer, Names, RenderedKernel
 
@@ -26,9 +26,14 @@ Launches = Sequence[tuple[Kernel, RenderedKernel]]
 
 @dataclass(slots=True)
 class ChunkTriton(ChunkForm):
-    """Writes the Triton form of one recurrence; `schedule` forces one of the forward's two."""
+    """Writes the Triton form of one recurrence; `schedule` forces one of the forward's two.
+
+    `tuned` are its measured launches, or those of the form whose chunks these have to be; `None` if
+    there are none.
+    """
 
     schedule: str | None = None
+    tuned: Tuned | None = None
 
     @property
     def names(self) -> Names:
@@ -53,6 +58,9 @@ class ChunkTriton(ChunkForm):
         base = {d.name: d.base or d.name for d in self.recurrence.dims}
         widest = tuple_of([f'sizes.dim["{base[d]}"]' for d in self._vector_dims()])
         size = f"_chunk_size({widest}, {self.storage}{self._planes()})"
+        if self.tuned is not None:
+            sizes = [f'sizes.dim["{base[d]}"]' for d in self._vector_dims()]
+            size = f"{self._looked_up('sizes.device', self.storage, sizes)}.chunk or {size}"
         sources.append("\n".join(self.saved_shapes(shapes, size, True)))
         text = "\n\n\n".join(sources) + "\n"
         return RenderedForm("triton", text, forward, backward, saved, shapes)
@@ -83,12 +91,31 @@ class ChunkTriton(ChunkForm):
         lines.append(f"dot, kept_dtype, precision = _operands(vectors, allow_tf32{digits})")
         widest = [self.size(d) for d in self._vector_dims()]
         chunk = f"_chunk_size({tuple_of(widest)}, kept_dtype{self._planes()})"
+        if self.tuned is not None:
+            found = self._looked_up(f"{self.first}.device", "kept_dtype", widest)
+            lines.append(f"tuned = {found}")
+            chunk = f"tuned.chunk or {chunk}"
         lines.append(f"chunk_size = {chunk}")
         lines.append(f"batch, tokens = {self.first}.shape[:2]")
         lines.append("chunks = _chunks(batch, tokens, chunk_size, cu_seqlens)")
         lines.append("packed = chunks.offsets is not None")
         lines.append("total = chunks.per_row * (1 if packed else batch)")
         return lines
+
+    def _looked_up(self, device: str, dtype: str, sizes: Sequence[str]) -> str:
+        """The measured launches of a call."""
+        table = "" if self.tuned is None else self.tuned.table
+        return f"_tuned({', '.join([table, device, dtype, *sizes])})"
+
+    def site(self) -> Site:
+        """What there is to measure."""
+        outputs = cotangent_stores(self.forward)
+        every = [("forward", k) for f in (True, False) for k in schedule(self.forward, fused=f)]
+        every += [("backward", k) for k in schedule(self.backward.program, outputs)]
+        kernels = [SiteKernel(f"{way}_{k.name}", k.tiled, k.loop) for way, k in every]
+        word = structure(self.forward, self.backward.program)
+        table = "" if self.tuned is None else self.tuned.table
+        return Site(table, word, tuple(self._vector_dims()), tuple(dict.fromkeys(kernels)))
 
     def _planes(self) -> str:
         count = planes(self.recurrence, self.forward)
@@ -112,52 +139,70 @@ class ChunkTriton(ChunkForm):
     # ------------------------------------------------------------ launches
 
     def _grid(self, kernel: Kernel, rendered: RenderedKernel) -> tuple[str, dict[str, str]]:
-        """The grid of a launch, and the sizes of the tiles by dimension."""
-        limit = self._limit(kernel.loop)
+        """The grid of a launch, and what the sizes of its tiles are called, by dimension."""
         blocks: dict[str, str] = {}
         tiled = []
         for dim in rendered.dims:
             n = self.names.dims[dim]
             declared = next(d for d in self.recurrence.dims if d.name == dim)
-            size = self.size(dim)
             if declared.size is not None:
-                blocks[n] = f"_block({size}, least=1)"
+                blocks[n] = f"_block({declared.size}, least=1)"
             elif kernel.strips is not None and dim == kernel.strips.dim:
-                blocks[n] = f"_block({size}, _STRIP)"
+                blocks[n] = f"strip_{n}"
             elif dim in kernel.tiled:
-                blocks[n] = f"_block({size}, {limit})"
-                tiled.append(f"({size}, {blocks[n]})")
+                blocks[n] = f"tile_{kernel.name}_{n}"
+                tiled.append(f"({self.size(dim)}, {blocks[n]})")
             else:
-                blocks[n] = f"_block({size})"
+                blocks[n] = f"block_{n}"
         grid0 = "chunks.sequences" if kernel.loop else "total"
         tiles = f"_tiles({', '.join(tiled)})" if tiled else "1"
         return f"({grid0}, heads, {tiles})", blocks
 
+    def _tile_lines(self, kernels: Launches, direction: str) -> list[str]:
+        """Statements for the sizes of all tiles of some launches."""
+        lines: dict[str, None] = {}
+        for kernel, rendered in kernels:
+            found = f'tuned.launches.get("{direction}_{kernel.name}", _BY_RULE)'
+            if self.tuned is not None and not self.tuned.chunk_only:
+                lines[f"tile_{kernel.name} = {found}"] = None
+            for dim in rendered.dims:
+                n, size = self.names.dims[dim], self.size(dim)
+                if not self._is_wide(dim):
+                    continue
+                if kernel.strips is not None and dim == kernel.strips.dim:
+                    lines[f"strip_{n} = _block({size}, _STRIP)"] = None
+                elif dim in kernel.tiled:
+                    limit = self._limit(kernel)
+                    lines[f"tile_{kernel.name}_{n} = _block({size}, {limit})"] = None
+                else:
+                    lines[f"block_{n} = _block({size})"] = None
+        return [*lines]
+
     def _launch(self, kernel: Kernel, rendered: RenderedKernel, texts: dict[str, str]) -> list[str]:
         """One launch; `texts` gives what the caller calls each pointer."""
         grid, blocks = self._grid(kernel, rendered)
+        by_rule = rule(kernel, self._is_deep())
         lines = [f"grid = {grid}", f"_kernel({rendered.name})[grid]("]
         for argument in rendered.arguments:
             lines.append(f"    {argument}={self._argument(argument, kernel, texts, blocks)},")
         widths = [blocks[self.names.dims[d]] for d in rendered.dims if self._is_wide(d)]
-        least = 4096 if kernel.loop and kernel.stores else 8193
-        if kernel.strips is not None and self._matrices(kernel, kernel.strips) > 2:
-            least = 0
         deep = ["axes=3"] if self._is_deep() else []
-        lines.append(f"    num_warps=_warps({', '.join([str(least), *widths, *deep])}),")
-        lines.append(f"    num_stages={kernel.stages},")
+        warps = f"_warps({', '.join([str(by_rule.least), *widths, *deep])})"
+        lines.append(f"    num_warps={self._measured(kernel, 'warps')}{warps},")
+        lines.append(f"    num_stages={self._measured(kernel, 'stages')}{by_rule.stages},")
         lines.append(")")
         return lines
 
-    def _matrices(self, kernel: Kernel, strips: Strips) -> int:
-        """How many matrices of rows and columns a walk over strips adds up."""
-        return sum(len(kernel.program.values[r].dims) > 1 for r in strips.sums)
+    def _measured(self, kernel: Kernel, what: str) -> str:
+        """What was measured of a launch, where it was, in front of the rule."""
+        if self.tuned is None or self.tuned.chunk_only:
+            return ""
+        return f"tile_{kernel.name}.{what} or "
 
-    def _limit(self, loop: bool) -> str:
+    def _limit(self, kernel: Kernel) -> str:
         """The largest tile of a dimension that is cut over the grid, as text."""
-        if self._is_deep():
-            return "_DEEP_TILE"
-        return "_LOOP_TILE" if loop else "_chunk_tile(kept_dtype)"
+        names = {"walk": "_LOOP_TILE", "chunk": "_chunk_tile(kept_dtype)", "deep": "_DEEP_TILE"}
+        return self._measured(kernel, "tile") + names[rule(kernel, self._is_deep()).tile]
 
     def _is_deep(self) -> bool:
         """Whether a state has three dimensions."""
@@ -253,12 +298,22 @@ class ChunkTriton(ChunkForm):
         return out
 
     def _split_buffer(self, buffer: str, partial: Dims) -> list[str]:
-        """A buffer for every part of a sum that tiles compute."""
+        """A buffer for every part of a sum that tiles of all chunks at once compute."""
         if not partial:
             return []
-        tile = self._limit(loop=False)
-        sizes = [f"({self.size(d)}, _block({self.size(d)}, {tile}))" for d in partial]
-        return [f"{buffer} = _split({buffer}, _tiles({', '.join(sizes)}))"]
+        return [f"{buffer} = _split({buffer}, {self._part_count(partial)})"]
+
+    def _part_count(self, partial: Dims) -> str:
+        """What the number of parts of a sum is called."""
+        return f"part_{'_'.join(self.names.dims[d] for d in partial)}"
+
+    def _part_lines(self, parts: dict[str, Dims]) -> list[str]:
+        """Statements for the numbers of parts of all sums."""
+        lines: dict[str, None] = {}
+        for partial in filter(None, parts.values()):
+            sizes = [f"({self.size(d)}, tile_chunk_{self.names.dims[d]})" for d in partial]
+            lines[f"{self._part_count(partial)} = _tiles({', '.join(sizes)})"] = None
+        return [*lines]
 
     # ------------------------------------------------------------ functions
 
@@ -272,8 +327,9 @@ class ChunkTriton(ChunkForm):
 
     def _forward(self, name: str, schedules: dict[str, Launches]) -> str:
         texts = self._tensor_texts()
-        lines = [*self._prelude(), *self._choice(schedules)]
         kernels = [k for found in schedules.values() for k in found]
+        lines = [*self._prelude(), *self._tile_lines(kernels, "forward")]
+        lines += self._choice(schedules)
         more, finals = self._allocate_carries(
             self.forward.carries, self.starts(), texts, "save or not fused"
         )
@@ -288,13 +344,15 @@ class ChunkTriton(ChunkForm):
             outputs.append(var)
         lines += self._prepared_buffers(kernels, texts)
         parts = self._parts(kernels)
+        lines += self._part_lines(parts)
         for store, var in zip(self.forward.stores, outputs, strict=True):
             lines += self._split_buffer(var, parts.get(store.name, ()))
         lines += self._launches(schedules, texts)
         for store, var in zip(self.forward.stores, outputs, strict=True):
             if parts.get(store.name):
                 dtype = self.result_dtype(store.name, store.kind)
-                lines.append(f"{var} = _joined({var}, {dtype})")
+                count = self._part_count(parts[store.name])
+                lines.append(f"{var} = _joined({var}, {count}, {dtype})")
         if self.uses_time:
             finals.append("_end_position(start_t, chunks)")
         lines.append(f"saved = {tuple_of(self.kept(self.forward))} if save else ()")
@@ -324,7 +382,7 @@ class ChunkTriton(ChunkForm):
     def _backward(self, name: str, kernels: Launches) -> str:
         program = self.backward.program
         texts = self._tensor_texts()
-        lines = self._prelude()
+        lines = [*self._prelude(), *self._tile_lines(kernels, "backward")]
         d_outputs = []
         for out in self.recurrence.outputs:
             d_outputs.append(f"d_{self.arg[out.name]}")
@@ -340,6 +398,7 @@ class ChunkTriton(ChunkForm):
         found = {s.name: s for s in program.stores}
         lines += self._prepared_buffers(kernels, texts)
         parts = self._parts(kernels)
+        lines += self._part_lines({n: p for n, p in parts.items() if n in found})
         for tensor in self.tensors:
             lines += self._gradient_buffer(tensor, found, texts)
             if cotangent(tensor.name) in found:
@@ -348,9 +407,9 @@ class ChunkTriton(ChunkForm):
         for kernel, rendered in kernels:
             lines += self._launch(kernel, rendered, texts)
         for tensor in self.tensors:
-            if parts.get(cotangent(tensor.name)):
+            if partial := parts.get(cotangent(tensor.name)):
                 arg = f"d_{self.arg[tensor.name]}"
-                lines.append(f"{arg} = _joined({arg}, {arg}.dtype)")
+                lines.append(f"{arg} = _joined({arg}, {self._part_count(partial)}, {arg}.dtype)")
         grads = [self._gradient(t, found) for t in self.tensors]
         lines += ["gradients = (", *(f"    {g}," for g in grads), ")"]
         lines.append(f"return gradients, {tuple_of(ends)}")

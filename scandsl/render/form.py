@@ -45,6 +45,45 @@ class RenderedSlices:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteKernel:
+    """A kernel that can be measured: what is cut over its grid, whether it walks over chunks.
+
+    One that goes token by token, `steps`, holds so many numbers instead of a tile.
+    """
+
+    name: str
+    cut: tuple[str, ...]
+    walks: bool
+    steps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What can be measured of the launches of a form.
+
+    `table` is the constant of an open module that they are looked up in, by the sizes of `dims`.
+    """
+
+    table: str
+    structure: str
+    dims: tuple[str, ...]
+    kernels: tuple[SiteKernel, ...]
+
+    @property
+    def chunked(self) -> bool:
+        """Whether its chunks may have several lengths."""
+        return not any(k.steps for k in self.kernels)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The constant of a module that holds measured launches; of another form only its chunks."""
+
+    table: str
+    chunk_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RenderedForm:
     """Two functions of a generated module, with one calling convention for every form.
 
@@ -54,7 +93,8 @@ class RenderedForm:
     start), the position last if it is carried.  `saved` names the tensors that the forward keeps
     for the backward. `saved_shapes` is a function `(sizes: _Sizes, save: bool)` of the module that
     gives their shapes and dtypes in order, as pairs; it must agree with what forward returns, also
-    without `save`.  `tables` are constants of the module that the functions read.
+    without `save`.  `tables` are constants of the module that the functions read, `sites` what can
+    be measured.
 
     A stage of a chain takes the sizes of the scan, `sizes`, behind `cu_seqlens`.
     """
@@ -67,6 +107,7 @@ class RenderedForm:
     saved_shapes: str
     slices: RenderedSlices | None = None
     tables: tuple[str, ...] = ()
+    sites: tuple[Site, ...] = ()
 
     @property
     def segmented(self) -> bool:

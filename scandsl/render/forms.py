@@ -16,6 +16,7 @@ from scandsl.kernels.backward import backward_program
 from scandsl.kernels.chunk import chunk_program
 from scandsl.kernels.chunk_pairs import by_tables, real_chunks, runs, runs_complex
 from scandsl.kernels.coupled_state import ROWS
+from scandsl.kernels.rules import structure
 from scandsl.kernels.tangents import without_tangents
 from scandsl.plan import Plan
 from scandsl.render.chain_form import chain_forms, hoisted_form
@@ -31,6 +32,7 @@ from scandsl.render.scan import ScanNames
 from scandsl.render.sequential import render_sequential
 from scandsl.render.sequential_triton import render_sequential_triton
 from scandsl.render.slices import render_slices, render_slices_steps, render_slices_triton
+from scandsl.render.tables import tuned_of
 from scandsl.render.template import fill
 from scandsl.render.triton_expressions import HELPERS
 from scandsl.render.triton_kernel import unprintable
@@ -89,7 +91,8 @@ def _steps(
     program = hoisted(plan.program)
     if program is not None:
         return hoisted_form(replace(plan, program=program), names, printer, handed)
-    return render_sequential_triton(names, lowered, None if handed is None else handed.passed)
+    passed = None if handed is None else handed.passed
+    return render_sequential_triton(names, lowered, passed, plan.launches)
 
 
 def _chunked(
@@ -119,13 +122,15 @@ def _chunked(
     if kernels and unprintable(backward.program) is None:
         _, late = real_chunks(plan.program, late=True)
         adjoint = backward_program(late, recurrence.inputs, recurrence.params)
+        tuned, table = tuned_of(plan.launches, structure(late, adjoint.program), name)
         triton = ChunkTriton(
             recurrence, arguments, name, late, adjoint,
-            handed=handed, schedule=plan.schedule, wide=wide,
+            handed=handed, schedule=plan.schedule, tuned=tuned, wide=wide,
         )  # fmt: skip
-        rendered = triton.render()
+        rendered = replace(triton.render(), tables=table, sites=(triton.site(),))
         if slices is not None and handed is None:
-            maps = ChunkTriton(recurrence, arguments, name, forward, backward)
+            same = None if tuned is None else replace(tuned, chunk_only=True)
+            maps = ChunkTriton(recurrence, arguments, name, forward, backward, tuned=same)
             rendered = replace(rendered, slices=render_slices_triton(maps, rendered, slices))
         forms.append(rendered)
     elif handed is None or plan.form is Form.SCAN:

@@ -53,7 +53,7 @@ PRIVATE_LOCALS = LAUNCH_NAMES | frozenset(
         "vectors", "rows", "position", "scan", "every", "offsets", "block_heads", "head_tiles",
         "slots",
         "scratch", "whole", "room", "held", "hold", "warps", "length", "piece", "shape", "first",
-        "last",
+        "last", "tuned", "fused",
     }
 )  # fmt: skip
 
@@ -61,7 +61,7 @@ PRIVATE_LOCALS = LAUNCH_NAMES | frozenset(
 _BEFORE = (
     "d_", "start_", "kept_", "end_", "out_", "grad_", "part_", "size_", "BLOCK_", "heads_",
     "HAS_", "o_",
-    "in_", "tile_", "tiles_", "carry_", "share_", "block_", "lane_",
+    "in_", "tile_", "tiles_", "carry_", "share_", "block_", "lane_", "strip_",
 )  # fmt: skip
 _BEHIND = (
     "_ptr", "_ptrs", "_seq", "_rows", "_head", "_heads", "_tile", "_32", "_at", "_re", "_im",
@@ -85,7 +85,17 @@ _MODULE_OWN = frozenset(
     }
 )
 _TABLES_OWN = frozenset(
-    {"_CHECKPOINT", "_HELPERS", "_KERNELS", "_LOOP_TILE", "_DEEP_TILE", "_VARYING", "_VARYING_OF"}
+    {
+        "_CHECKPOINT",
+        "_HELPERS",
+        "_KERNELS",
+        "_LOOP_TILE",
+        "_DEEP_TILE",
+        "_VARYING",
+        "_VARYING_OF",
+        "_BY_RULE",
+        "_UNTUNED",
+    }
 )
 
 _LONGEST = 20

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from scandsl.ir.nodes import (
     Contract,
+    Dim,
     Dims,
     Kind,
     Load,
@@ -22,10 +23,12 @@ from scandsl.ir.nodes import (
 from scandsl.kernels.backward import cotangent
 from scandsl.kernels.pairs import parts_of
 from scandsl.kernels.program import Store
+from scandsl.kernels.rules import structure
 from scandsl.kernels.step import HEAD, Named, Step, StepProgram, step_program
 from scandsl.kernels.step_cost import REGISTERS
 from scandsl.kernels.step_tiles import LIMITS, crowding, matrix_dims, widest
-from scandsl.render.form import RenderedForm
+from scandsl.plan.launches import Table
+from scandsl.render.form import RenderedForm, Site, SiteKernel
 from scandsl.render.layout import bracketed, docstring, indented, signature
 from scandsl.render.lowering import Lowered, Stage, whole_step
 from scandsl.render.names import Names, ascii_name
@@ -38,20 +41,24 @@ from scandsl.render.step_kernel import (
     step_backward,
     step_forward,
 )
+from scandsl.render.tables import tuned_of
 
 _HEAD_LIMIT = 512
 
 
 def render_sequential_triton(
-    names: ScanNames, lowered: Lowered, passed: frozenset[str] | None = None
+    names: ScanNames,
+    lowered: Lowered,
+    passed: frozenset[str] | None = None,
+    launches: Table | None = None,
 ) -> RenderedForm:
     """The sequential form of one scan, or of a stage of a chain, which hands on `passed`."""
-    return _SequentialTriton(names, lowered, passed).render()
+    return _SequentialTriton(names, lowered, passed, launches or Table()).render()
 
 
 def render_steps_forward(names: ScanNames, lowered: Lowered) -> tuple[str, str]:
     """The forward alone: its source and the name of the function that launches the kernel."""
-    return _SequentialTriton(names, lowered, None).forward_only()
+    return _SequentialTriton(names, lowered, None, Table()).forward_only()
 
 
 def step_of(lowered: Lowered) -> Step:
@@ -100,13 +107,20 @@ class _Field:
 
 
 class _SequentialTriton:
-    def __init__(self, names: ScanNames, lowered: Lowered, passed: frozenset[str] | None) -> None:
+    def __init__(
+        self,
+        names: ScanNames,
+        lowered: Lowered,
+        passed: frozenset[str] | None,
+        launches: Table,
+    ) -> None:
         self.names = names
         self.passed = passed
         self.lowered = lowered
         self.recurrence = lowered.recurrence
         self.program: StepProgram = step_program(step_of(lowered))
         self.stem = f"{names.private}_steps"
+        self.tuned, self.tables = tuned_of(launches, structure(self.program), self.stem)
         self.bases = base_names(self.recurrence.dims)
         self.local = Names(_LOCALS)
         self.local.reserve(names.inner.values())
@@ -296,7 +310,7 @@ class _SequentialTriton:
         known = [d for d in self.kernel_dims if d not in cut]
         for dim in reversed(cut):
             others = self._largest(tiles, known, dim)
-            limit = LIMITS[direction] // crowding(self.program)
+            limit = self._measured("numbers") + str(LIMITS[direction] // crowding(self.program))
             text = f"_step_block({self._size(dim)}, {others}, {limit})"
             if dim in matrix:
                 text = f"max(16, {text})"
@@ -326,7 +340,7 @@ class _SequentialTriton:
         many = crowding(self.program)
         numbers = f"{many} * numbers" if many > 1 else "numbers"
         if "HOLD" not in kernel.arguments:
-            return [f"warps = _step_warps({numbers})"]
+            return [f"warps = {self._measured('warps')}_step_warps({numbers})"]
         static = {d.name for d in self.recurrence.dims if d.size is not None}
         matrices = [
             " * ".join(f"block_{self.kernel_dims[d]}" for d in t.dims)
@@ -335,7 +349,8 @@ class _SequentialTriton:
             for _ in parts_of(t.name, t.kind)
         ]
         lines = self._sum_lines("held", matrices)
-        lines.append(f"warps = _step_warps(max({numbers}, held // 2))")
+        warps = f"_step_warps(max({numbers}, held // 2))"
+        lines.append(f"warps = {self._measured('warps')}{warps}")
         return [*lines, f"hold = held <= {REGISTERS[direction]} * 32 * warps"]
 
     def _largest(
@@ -388,7 +403,31 @@ class _SequentialTriton:
         lines.append("offsets = _bounds(cu_seqlens, tokens)")
         lines.append("sequences = batch if offsets is None else offsets.shape[0] - 1")
         lines.append("every = _checkpoint_steps(tokens)")
+        if self.tuned is not None:
+            sizes = [self._host_size(d.name) for d in self._free_dims()]
+            found = ", ".join([self.tuned.table, "device", f"{self.first}.dtype", *sizes])
+            lines.append(f"tuned = _tuned({found})")
+            lines.append(f'tile_steps = tuned.launches.get("{self._short(kernel)}", _BY_RULE)')
         return [*lines, *self._blocks(direction, kernel)]
+
+    def _measured(self, what: str) -> str:
+        """What was measured of a launch, where it was, in front of the rule."""
+        return "" if self.tuned is None else f"tile_steps.{what} or "
+
+    def _short(self, kernel: StepKernel) -> str:
+        """The name of a kernel without that of the scan."""
+        return kernel.name.removeprefix(self.stem).replace("_kernel", "steps_kernel", 1)
+
+    def _free_dims(self) -> list[Dim]:
+        """The dimensions whose sizes the host reads."""
+        return [d for d in self.recurrence.dims if d.size is None and d.base is None]
+
+    def _site(self, kernels: Sequence[StepKernel]) -> Site:
+        """What there is to measure."""
+        table = "" if self.tuned is None else self.tuned.table
+        found = tuple(SiteKernel(self._short(k), self._cut(), False, True) for k in kernels)
+        dims = tuple(d.name for d in self._free_dims())
+        return Site(table, structure(self.program), dims, found)
 
     def _size_lines(self) -> list[str]:
         lines = []
@@ -424,7 +463,11 @@ class _SequentialTriton:
             "\n".join(self._saved(names[2])),
         ]
         text = "\n\n\n".join(blocks) + "\n"
-        return RenderedForm("triton", text, names[0], names[1], ("kept",), names[2])
+        site = self._site([k for k in (forward, backward) if k is not None])
+        return RenderedForm(
+            "triton", text, names[0], names[1], ("kept",), names[2],
+            tables=self.tables, sites=(site,),
+        )  # fmt: skip
 
     def forward_only(self) -> tuple[str, str]:
         """The source of the forward, and its name."""
@@ -643,7 +686,7 @@ _LOCALS = frozenset({
     "heads", "batch", "tokens", "device", "offsets", "sequences", "every", "head_tiles",
     "block_heads", "numbers", "parts", "grid", "slots", "kept", "scratch", "gradients", "d_start",
     "save", "allow_tf32", "cu_seqlens", "start_t", "sizes", "whole", "room",
-    "held", "hold", "warps", "through", "products",
+    "held", "hold", "warps", "through", "products", "tuned",
 })  # fmt: skip
 
 _KERNEL_OWN = frozenset({

@@ -67,9 +67,12 @@ def render_slices_triton(
         return replace(torch, source="", ends=None)
     recurrence, arg = _carrying(form, found)
     still = _still(found.program)
-    maps = ChunkTriton(recurrence, arg, f"{form.name}_maps", found.program, still).render()
+    tuned = form.tuned
+    maps = ChunkTriton(
+        recurrence, arg, f"{form.name}_maps", found.program, still, tuned=tuned
+    ).render()
     ends = ChunkTriton(
-        form.recurrence, form.arg, f"{form.name}_ends", form.forward, _light(form)
+        form.recurrence, form.arg, f"{form.name}_ends", form.forward, _light(form), tuned=tuned
     ).render()
     source = _without_twins(f"{maps.source.rstrip()}\n\n\n{ends.source}", rendered.source)
     return replace(torch, source=source, maps=(maps.forward,), ends=ends.backward, kernels=True)

@@ -6,10 +6,12 @@ In: the names of a scan.  Out: lines.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scandsl.ir.nodes import Dims, Recurrence, Tensor
-from scandsl.render.form import RenderedMove, RenderedSlices
+from scandsl.plan.launches import FIELDS, Measured, Table, entries_of
+from scandsl.render.form import RenderedMove, RenderedSlices, Tuned
 from scandsl.render.layout import WIDTH
 from scandsl.render.scan import ScanNames, StatePart, axis_order, base_names
 
@@ -162,3 +164,29 @@ def state_shape(part: StatePart) -> str:
     if part.kind == "time":
         return "[N]"
     return f"[{', '.join(['N', 'H', *([str(part.depth)] if part.depth else []), *part.dims])}]"
+
+
+def tuned_of(launches: Table, structure: str, name: str) -> tuple[Tuned | None, tuple[str, ...]]:
+    """What a form's measured launches are looked up in, and the text of that constant."""
+    found = entries_of(launches, structure)
+    if not found and not launches.open:
+        return None, ()
+    tuned = Tuned(f"_{name.strip('_')}_tuned".upper())
+    return tuned, ("\n".join(launch_table(tuned.table, found)),)
+
+
+def launch_table(name: str, entries: Sequence[Measured]) -> list[str]:
+    """The measured launches of a form, by architecture, type of kept states, and sizes."""
+    if not entries:
+        return [f"{name}: dict[tuple[Any, ...], _Tuned] = {{}}"]
+    rows: list[Node | str] = []
+    for entry in entries:
+        key = ", ".join([f'"{entry.arch}"', f'"{entry.dtype}"', *map(str, entry.sizes)])
+        launches: list[Node | str] = []
+        for kernel, config in sorted(entry.kernels.items()):
+            pairs = ((name, getattr(config, name)) for name in FIELDS)
+            words = ", ".join(f"{name}={x}" for name, x in pairs if x is not None)
+            launches.append(f'"{kernel}": _Launch({words})')
+        items: tuple[Node | str, ...] = (str(entry.chunk or 0), Node("{", tuple(launches), "}"))
+        rows.append(Node(f"({key}): _Tuned(", items, ")"))
+    return rendered(Node(f"{name} = {{", tuple(rows), "}"))

@@ -22,6 +22,7 @@ import torch
 
 from scandsl.driver import OptionError
 from scandsl.ir.nodes import Recurrence
+from scandsl.plan.limits import SHARED
 from scandsl.testing.compare import backends
 
 _TYPES = {
@@ -84,6 +85,32 @@ def record(module: ModuleType, call: Callable[[], object]) -> list[Launch]:
 
 def compile_launch(launch: Launch, backend: str, arch: int | str) -> Compiled:
     """Compile one launch for a target such as ("cuda", 90) or ("hip", "gfx942")."""
+    compiled = _compiled(launch, backend, arch)
+    registers: int | None = None
+    spilled: int | None = None
+    counts: dict[str, int] = {}
+    loads: dict[str, int] = {}
+    if backend == "cuda":
+        binary = _read_binary(compiled.asm["cubin"], compiled.asm["ptx"])
+        registers, spilled, counts, loads = binary
+    return Compiled(
+        launch.function.__name__, f"{backend}:{arch}", registers, spilled,
+        compiled.metadata.shared, counts, loads, launch.warps,
+    )  # fmt: skip
+
+
+def misfit(launch: Launch, target: str) -> str | None:
+    """Why a launch does not fit a target's shared memory, if that is known and it does not."""
+    room = SHARED.get(target)
+    if room is None:
+        return None
+    taken = _compiled(launch, *target_of(target)).metadata.shared
+    if taken <= room:
+        return None
+    return f"needs {taken:,} bytes of shared memory, there are {room:,}"
+
+
+def _compiled(launch: Launch, backend: str, arch: int | str) -> Any:
     import triton  # noqa: PLC0415 - only where kernels are compiled
     from triton.backends.compiler import GPUTarget  # noqa: PLC0415
     from triton.compiler import ASTSource  # noqa: PLC0415
@@ -105,18 +132,7 @@ def compile_launch(launch: Launch, backend: str, arch: int | str) -> Compiled:
     source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
     target = GPUTarget(backend, arch, 32 if backend == "cuda" else 64)
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
-    compiled = triton.compile(source, target=target, options=options)
-    registers: int | None = None
-    spilled: int | None = None
-    counts: dict[str, int] = {}
-    loads: dict[str, int] = {}
-    if backend == "cuda":
-        binary = _read_binary(compiled.asm["cubin"], compiled.asm["ptx"])
-        registers, spilled, counts, loads = binary
-    return Compiled(
-        launch.function.__name__, f"{backend}:{arch}", registers, spilled,
-        compiled.metadata.shared, counts, loads, launch.warps,
-    )  # fmt: skip
+    return triton.compile(source, target=target, options=options)
 
 
 def _read_binary(cubin: bytes, ptx: str) -> tuple[int, int, dict[str, int], dict[str, int]]:
@@ -175,14 +191,23 @@ def kernels_for(
 ) -> list[Compiled]:
     """The kernels of a scan, forward and backward, at one size in bfloat16; none without Triton."""
     backend, arch = target_of(target)
+    return [
+        compile_launch(x, backend, arch) for x in launches_for(recurrence, module, target, size)
+    ]
+
+
+def launches_for(
+    recurrence: Recurrence, module: ModuleType, target: str, size: int
+) -> list[Launch]:
+    """What `kernels_for` compiles."""
+    backend, _ = target_of(target)
     if importlib.util.find_spec("triton") is None:
         raise OptionError("--target compiles kernels, for which triton has to be installed")
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise OptionError("--target compiles kernels, which TRITON_INTERPRET=1 prevents")
     if "triton" not in backends(module, recurrence.name):
         return []
-    launches = _recorded(recurrence, module, backend, size)
-    return [compile_launch(x, backend, arch) for x in launches]
+    return _recorded(recurrence, module, backend, size)
 
 
 def _recorded(recurrence: Recurrence, module: ModuleType, backend: str, size: int) -> list[Launch]:

@@ -1,0 +1,66 @@
+"""By what rule a kernel is launched, and what its structure is called.
+
+In: a scheduled `Kernel`, or the programs of both directions.  Out: its `Rule`; a word for what the
+programs compute that no name of a spec goes into.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields, is_dataclass
+from enum import Enum
+
+from scandsl.kernels.program import ChunkProgram
+from scandsl.kernels.schedule import Kernel
+from scandsl.kernels.step import StepProgram
+from scandsl.plan.launches import Rule
+
+
+def rule(kernel: Kernel, deep: bool) -> Rule:
+    """How a kernel is launched where nothing was measured; `deep` states have three dimensions."""
+    tile = "deep" if deep else "walk" if kernel.loop else "chunk"
+    return Rule(tile, _least(kernel), kernel.stages)
+
+
+def _least(kernel: Kernel) -> int:
+    """A fused walk does the work of two kernels; a walk over strips adds up matrices of rows."""
+    if kernel.loop and kernel.stores:
+        return 4096
+    walked = () if kernel.strips is None else kernel.strips.sums
+    matrices = sum(len(kernel.program.values[r].dims) > 1 for r in walked)
+    return 0 if matrices > 2 else 8193
+
+
+# ---------------------------------------------------------------- structure
+
+
+def structure(*programs: ChunkProgram | StepProgram) -> str:
+    """A word for what programs compute: equal where they differ in names alone."""
+    words = [_word(program, {}) for program in programs]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+
+
+_CHOICES = ("fn", "of", "algebra")  # fields that hold a word of ours, not a name
+
+
+def _word(x: object, names: dict[str, int]) -> str:
+    """Text of plain data, each name of the spec as the number of its first appearance."""
+    match x:
+        case Enum():
+            return str(x.value)
+        case str():
+            mark, colon, name = x.partition(":") if x.startswith("#") else ("", "", x)
+            if mark and not colon:
+                return mark
+            return f"{mark}n{names.setdefault(name, len(names))}"
+        case tuple() | list():
+            return f"({','.join(_word(y, names) for y in x)})"
+        case _ if is_dataclass(x):
+            inner = [
+                getattr(x, f.name) if f.name in _CHOICES else _word(getattr(x, f.name), names)
+                for f in fields(x)
+                if f.compare
+            ]
+            return f"{type(x).__name__}({','.join(map(str, inner))})"
+        case _:
+            return repr(x)

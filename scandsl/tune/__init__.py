@@ -1,0 +1,1 @@
+"""Measures launches on a machine: what `scandsl tune` does."""
