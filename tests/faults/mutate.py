@@ -38,13 +38,13 @@ from tests.faults.copies import ROOT, altered
 from tests.faults.mutants import FOLDERS, Mutant, drawn, mutated, reach, text_of
 
 SPECS = ("chunk", "decays", "chains", "turning", "semiring", "coupled", "blocks", "elementwise",
-    "coupled_matrices", "invariant", "bounded",
+    "coupled_matrices", "invariant", "bounded", "rules",
 )  # fmt: skip
 # Tests that look inside, then those whose numbers a changed plan may turn; the first that fails
 # ends a trial.
 TESTS = ("analysis_ranges", "ranges_rules", "costs", "state_map", "page", "hoist", "analysis",
-    "chunk_program", "limits", "schedules", "semiring", "chains", "blocks", "elementwise", "coupled",
-    "coupled_matrices", "invariant", "stacked", "slopes", "turning", "analysis_drawn", "bench",
+    "chunk_program", "limits", "schedules", "semiring", "chains", "blocks", "elementwise",
+    "coupled", "coupled_matrices", "rules", "invariant", "stacked", "slopes", "turning", "analysis_drawn", "bench",
 )  # fmt: skip
 IMPORTED = ("torch", "numpy", "sympy", "lark", "jinja2", "click", "rich", "triton", "coverage",
     "pytest", "hypothesis", "triton.language", "torch._dynamo",
@@ -139,13 +139,13 @@ class _Lines:
         }
 
 
-def _compilations() -> dict[str, Any]:
-    """All scans with the lines their compilation runs, the hash and size of their modules."""
+def _compilations(asked: Sequence[Sequence[str | None]]) -> dict[str, Any]:
+    """Scans with the lines their compilation runs, the hash and size of their modules."""
     from scandsl.diagnostics import ScanError
     from tests.faults.judge import compiled
 
     found = []
-    for file, name, form in scans():
+    for file, name, form in asked:
         begin = time.perf_counter()
         with _Lines() as lines:
             try:
@@ -169,8 +169,12 @@ def _run_of(file: str) -> dict[str, Any]:
 def known(out: Path, folder: Path) -> tuple[list[Any], list[Any]]:
     """Scans and tests with the lines they run; kept in `out` for the next time."""
     first = out / "scans.json"
-    if not first.exists():
-        first.write_text(json.dumps(apart(_compilations, folder)["scans"]), encoding="utf-8")
+    judges = json.loads(first.read_text(encoding="utf-8")) if first.exists() else []
+    there = {(x["file"], x["name"], x["form"]) for x in judges}
+    missing = [x for x in scans() if x not in there]
+    if missing:
+        judges += apart(lambda: _compilations(missing), folder)["scans"]
+        first.write_text(json.dumps(judges), encoding="utf-8")
     tests = []
     for name in TESTS:
         file, kept = f"tests/test_{name}.py", out / f"test_{name}.json"
@@ -180,7 +184,6 @@ def known(out: Path, folder: Path) -> tuple[list[Any], list[Any]]:
                 raise RuntimeError(found["said"])
             kept.write_text(json.dumps(found), encoding="utf-8")
         tests.append(json.loads(kept.read_text(encoding="utf-8")))
-    judges = json.loads(first.read_text(encoding="utf-8"))
     return _mixed(judges), tests
 
 
