@@ -44,7 +44,8 @@ SPECS = ("chunk", "decays", "chains", "turning", "semiring", "coupled", "blocks"
 # ends a trial.
 TESTS = ("analysis_ranges", "ranges_rules", "costs", "state_map", "page", "hoist", "analysis",
     "chunk_program", "limits", "schedules", "semiring", "chains", "blocks", "elementwise",
-    "coupled", "coupled_matrices", "rules", "invariant", "stacked", "slopes", "turning", "analysis_drawn", "bench",
+    "coupled", "coupled_matrices", "rules", "invariant", "stacked", "slopes", "turning",
+    "analysis_drawn", "bench",
 )  # fmt: skip
 IMPORTED = ("torch", "numpy", "sympy", "lark", "jinja2", "click", "rich", "triton", "coverage",
     "pytest", "hypothesis", "triton.language", "torch._dynamo",
