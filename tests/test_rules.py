@@ -26,9 +26,13 @@ FORMS = {
     "turned_round": ("scan", "entry by entry"),
     "exponents": ("chunk", ""), "turned_square": ("chunk", ""), "decayed_square": ("chunk", ""),
     "marked": ("chunk", ""), "separable": ("chunk", ""), "shared_out": ("chunk", ""),
+    "strength_of_the_largest": ("chunk", ""), "strength_of_all": ("chunk", ""),
+    "parts_missing": ("sequential", "tanh"),
     "within_a_sum": ("chunk", ""), "looked_at": ("chunk", ""), "probed_sum": ("chunk", ""),
 }  # fmt: skip
-TRITON = ("complex_functions", "clamped", "turned_round", "exponents", "marked")
+TRITON = ("complex_functions", "clamped", "turned_round", "exponents", "marked",
+    "strength_of_the_largest", "parts_missing",
+)  # fmt: skip
 
 
 @cache

@@ -42,10 +42,10 @@ SPECS = ("chunk", "decays", "chains", "turning", "semiring", "coupled", "blocks"
 )  # fmt: skip
 # Tests that look inside, then those whose numbers a changed plan may turn; the first that fails
 # ends a trial.
-TESTS = ("analysis_ranges", "ranges_rules", "costs", "state_map", "page", "hoist", "analysis",
-    "chunk_program", "limits", "schedules", "semiring", "chains", "blocks", "elementwise",
-    "coupled", "coupled_matrices", "rules", "invariant", "stacked", "slopes", "turning",
-    "analysis_drawn", "bench",
+TESTS = ("analysis_ranges", "ranges_rules", "costs", "refusals", "told", "state_map", "page",
+    "hoist", "analysis", "chunk_program", "limits", "schedules", "semiring", "chains", "blocks",
+    "elementwise", "coupled", "coupled_matrices", "rules", "invariant", "stacked", "slopes",
+    "turning", "analysis_drawn", "bench",
 )  # fmt: skip
 IMPORTED = ("torch", "numpy", "sympy", "lark", "jinja2", "click", "rich", "triton", "coverage",
     "pytest", "hypothesis", "triton.language", "torch._dynamo",
