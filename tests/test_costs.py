@@ -243,6 +243,32 @@ def test_complex_arguments_are_pairs_of_float32() -> None:
     assert found["forward"].written == 2 * V
 
 
+MATRIX = """scan matrix:
+    input x[D]
+    param R[D, D']
+    state h[D]
+    h = tanh(R @ h[D'] + x)
+    output o[D] = h
+"""
+
+
+def test_matrices_that_do_not_fit_are_read_for_every_token() -> None:
+    """Eight warps hold 64 numbers a thread forward, 32 backward."""
+    recurrence, step = stepped(MATRIX)
+    read = {}
+    for size in (64, 128, 256):
+        at = Setting({"D": size, "D'": size}, 2, 2, 16)
+        found = step_costs(recurrence, step, at)
+        read[size] = [found[d].read for d in ("forward", "backward")]
+        # the product, the renamed state, the sum and tanh
+        assert found["forward"].operations == 2 * size**2 + 3 * size
+    assert [x[0] for x in read.values()] == [2 * 64, 2 * 128, 2 * 256 + 2 * 256**2]
+    # backward without a matrix: the step once more, x of it and the cotangent of o, the state
+    small = read[64][1] / 64
+    assert read[128][1] == pytest.approx(small * 128 + 2 * 2 * 128**2)
+    assert read[256][1] == pytest.approx(small * 256 + 2 * 2 * 256**2)
+
+
 def test_checkpoints_lie_about_the_root_of_the_length_apart() -> None:
     assert [checkpoint_steps(n) for n in (0, 1, 256, 257, 1024, 4096, 65536, 1 << 20)] == [
         16, 16, 16, 32, 32, 64, 256, 256,
@@ -279,6 +305,13 @@ def test_memory_where_states_move_entry_by_entry() -> None:
     found = rows_memory(forward, backward, SIZES, 130)
     assert (found.tokens, found.chunk, found.kept) == (130, limits.ROWS, 4 * 3 * K * V)
     assert rows_memory(forward, backward, SIZES, 130, 16).kept == 4 * 9 * K * V
+    # six values of all entries, five of V, six of K, both states; two recurrences, each with the
+    # row that it starts from, and once more where several chunks are taken at a time
+    length, state = limits.ROWS, K * V
+    plain = 6 * length * state + 5 * length * V + 6 * length * K + 2 * state
+    runs = 2 * (length + 1) * state
+    assert rows_memory(forward, backward, SIZES, length).working == 4 * (plain + runs)
+    assert found.working == 4 * 3 * (plain + 2 * runs)
     # fewer than four chunks of the widest rows in a piece are taken one by one, and hold each
     # recurrence once; from four on twice
     wide = {"K": 64, "V": limits.ROWS_PIECE // (64 * 64) // 3}
