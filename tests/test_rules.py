@@ -12,7 +12,8 @@ from scandsl.analysis import analyse
 from scandsl.driver import check
 from scandsl.ir.nodes import Recurrence
 from scandsl.loader import load, read_source
-from scandsl.testing.compare import runs, standard_cases
+from scandsl.testing.compare import Case, runs, standard_cases
+from scandsl.testing.data import Layout
 from tests.generated import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy in the interpreter
@@ -61,3 +62,12 @@ def test_numbers(name: str) -> None:
     for run in runs(recurrence, module(), standard_cases(recurrence, 37), only=only, dtypes=dtypes):
         bad = [v for v in run.verdicts if not v.ok]
         assert run.ok, (run.backend, run.case, run.dtype, run.failure, bad)
+
+
+@pytest.mark.parametrize("name", ["strength_of_the_largest", "strength_of_all"])
+def test_vectors_longer_than_a_strip(name: str) -> None:
+    """Kernels that prepare a chunk walk over K in strips of 32, but not past a maximum over it."""
+    recurrence = recurrences()[name]
+    case = Case("wide", Layout(batch=1, time=19, heads=1), {"K": 40, "V": 5})
+    for run in runs(recurrence, module(), [case], only=("triton",), dtypes=[torch.float32]):
+        assert run.ok, (run.failure, [v for v in run.verdicts if not v.ok])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scandsl.driver import Compilation
 
 TIME = 37  # tokens; chunks have 16 where their length can be forced
+WIDE = 40  # more than a strip of 32, and no power of two
 
 
 def compiled(path: Path, name: str, form: str | None = None) -> Compilation:
@@ -39,16 +40,25 @@ def compiled(path: Path, name: str, form: str | None = None) -> Compilation:
         return compile_source(source, Options(form=form))
 
 
-def wrong(found: Compilation, folder: Path, number: int, backends: Sequence[str]) -> str | None:
-    """What is wrong first of a compiled scan: its name, the backend and the tensors."""
+def wrong(
+    found: Compilation, folder: Path, number: int, backends: Sequence[str], wide: bool = False
+) -> str | None:
+    """What is wrong first of a compiled scan: its name, the backend and the tensors.
+
+    With `wide` it is called with vectors that kernels take in several parts.
+    """
     import torch
 
-    from scandsl.testing.compare import runs, standard_cases
+    from scandsl.testing.compare import Case, runs, standard_cases
+    from scandsl.testing.data import Layout
     from tests.generated import imported
 
     module = imported(found.module, folder, f"spec{number}")
     (recurrence,) = found.front.recurrences
     cases = standard_cases(recurrence, TIME)
+    if wide:
+        sizes = {d.name: WIDE for d in recurrence.dims if d.size is None and d.base is None}
+        cases = (Case("wide", Layout(batch=1, time=19, heads=1), sizes),)
     for run in runs(recurrence, module, cases, only=backends, dtypes=[torch.float32]):
         if not run.ok:
             bad = [v.tensor for v in run.verdicts if not v.ok]

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 # Seconds of a core that the compilations, and the tests that run after them, may take in all.
-COMPILING, TESTING = 8.0, 10.0
-ON_TRITON = 6  # modules that come out otherwise and are judged on Triton, too
+COMPILING, TESTING = 6.0, 10.0
+ON_TRITON = 5  # modules that come out otherwise and are judged on Triton, too
+WIDE = 2  # and of those with long vectors
 HANGS = 60  # seconds of a core after which a single compilation, run or test is said to hang
 
 
@@ -50,8 +51,10 @@ def judged(scans: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 if said:
                     return {"by": "judge", "said": said}
         differing.sort(key=lambda x: x[0]["size"])
-        for _, found, number in differing[:ON_TRITON]:
+        for place, (_, found, number) in enumerate(differing[:ON_TRITON]):
             said = _wrong(found, Path(folder), number, "triton")
+            if not said and place < WIDE and "triton" in found.module:
+                said = _wrong(found, Path(folder), number, "triton", wide=True)
             if said:
                 return {"by": "judge", "said": said}
     return {"by": None, "compiled": seen, "differ": len(differing)}
@@ -63,12 +66,12 @@ def _compiled(scan: Mapping[str, Any]) -> Any:
     return compiled(Path(scan["file"]), scan["name"], scan["form"])
 
 
-def _wrong(found: Any, folder: Path, number: int, *backends: str) -> str | None:
+def _wrong(found: Any, folder: Path, number: int, *backends: str, wide: bool = False) -> str | None:
     from tests.faults.judge import wrong
 
     _wind()
     try:
-        return wrong(found, folder, number, backends)
+        return wrong(found, folder, number, backends, wide)
     except Exception as error:
         return _line(error)
 
@@ -83,17 +86,20 @@ class _Watch:
     def __init__(self, order: Mapping[str, float]) -> None:
         self.order = order
         self.failed, self.durations = "", dict[str, float]()
+        self.begin = 0.0
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         """The cheapest first, as many as there is time for."""
         if not self.order:
             return
         items.sort(key=lambda x: self.order.get(x.nodeid, 0.0))
+        self.begin = time.process_time()
         costs = accumulate(self.order.get(x.nodeid, 0.0) for x in items)
         del items[sum(x <= TESTING for x in costs) :]
 
     def pytest_runtest_teardown(self, item: Any) -> None:
-        item.session.shouldstop = bool(self.order) and time.process_time() > TESTING
+        late = time.process_time() - self.begin > TESTING
+        item.session.shouldstop = bool(self.order) and late
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         _wind()
