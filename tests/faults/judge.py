@@ -16,13 +16,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scandsl.driver import Compilation
 
 TIME = 37  # tokens; chunks have 16 where their length can be forced
-WIDE = 40  # more than a strip of 32, and no power of two
+WIDE = 24  # more than one of the smallest tiles of 16, and no power of two
 
 
 def compiled(path: Path, name: str, form: str | None = None) -> Compilation:
@@ -45,7 +46,7 @@ def wrong(
 ) -> str | None:
     """What is wrong first of a compiled scan: its name, the backend and the tensors.
 
-    With `wide` it is called with vectors that kernels take in several parts.
+    With `wide` kernels take every dimension in several parts.
     """
     import torch
 
@@ -57,6 +58,7 @@ def wrong(
     (recurrence,) = found.front.recurrences
     cases = standard_cases(recurrence, TIME)
     if wide:
+        in_small_tiles(module)
         sizes = {d.name: WIDE for d in recurrence.dims if d.size is None and d.base is None}
         cases = (Case("wide", Layout(batch=1, time=19, heads=1), sizes),)
     for run in runs(recurrence, module, cases, only=backends, dtypes=[torch.float32]):
@@ -64,6 +66,15 @@ def wrong(
             bad = [v.tensor for v in run.verdicts if not v.ok]
             return f"{recurrence.name}, {run.backend}, {run.case}: {run.failure or bad}"
     return None
+
+
+def in_small_tiles(module: ModuleType) -> None:
+    """Kernels of chunks cut dimensions into tiles of 16, the least that there are."""
+    for name in ("_LOOP_TILE", "_DEEP_TILE", "_STRIP"):
+        if hasattr(module, name):
+            setattr(module, name, 16)
+    if hasattr(module, "_chunk_tile"):
+        module._chunk_tile = lambda _: 16
 
 
 def first_fault(scans: Sequence[Sequence[str]], backends: Sequence[str]) -> str | None:
