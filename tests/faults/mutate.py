@@ -40,12 +40,13 @@ from tests.faults.mutants import FOLDERS, Mutant, drawn, mutated, reach, text_of
 SPECS = ("chunk", "decays", "chains", "turning", "semiring", "coupled", "blocks", "elementwise",
     "coupled_matrices", "invariant", "bounded", "rules",
 )  # fmt: skip
-# Tests that look inside, then those whose numbers a changed plan may turn; the first that fails
-# ends a trial.
-TESTS = ("analysis_ranges", "ranges_rules", "costs", "refusals", "told", "state_map", "page",
-    "hoist", "analysis", "chunk_program", "limits", "schedules", "semiring", "chains", "blocks",
-    "elementwise", "coupled", "coupled_matrices", "rules", "invariant", "stacked", "slopes",
-    "turning", "analysis_drawn", "bench",
+# Tests that look inside; and those, for `--again`, whose numbers a changed plan may turn.
+QUICK = ("analysis_ranges", "ranges_rules", "costs", "refusals", "told", "page", "hoist",
+    "analysis", "limits", "state_map",
+)  # fmt: skip
+SLOW = ("chunk_program", "schedules", "semiring", "chains", "blocks", "elementwise", "coupled",
+    "coupled_matrices", "rules", "tiles", "invariant", "stacked", "slopes", "turning",
+    "analysis_drawn", "bench",
 )  # fmt: skip
 IMPORTED = ("torch", "numpy", "sympy", "lark", "jinja2", "click", "rich", "triton", "coverage",
     "pytest", "hypothesis", "triton.language", "torch._dynamo",
@@ -167,7 +168,7 @@ def _run_of(file: str) -> dict[str, Any]:
     return {"file": file, "lines": lines.found, "took": took}
 
 
-def known(out: Path, folder: Path) -> tuple[list[Any], list[Any]]:
+def known(out: Path, folder: Path, files: Sequence[str]) -> tuple[list[Any], list[Any]]:
     """Scans and tests with the lines they run; kept in `out` for the next time."""
     first = out / "scans.json"
     judges = json.loads(first.read_text(encoding="utf-8")) if first.exists() else []
@@ -177,7 +178,7 @@ def known(out: Path, folder: Path) -> tuple[list[Any], list[Any]]:
         judges += apart(lambda: _compilations(missing), folder)["scans"]
         first.write_text(json.dumps(judges), encoding="utf-8")
     tests = []
-    for name in TESTS:
+    for name in files:
         file, kept = f"tests/test_{name}.py", out / f"test_{name}.json"
         if not kept.exists():
             found = apart(lambda file=file: _run_of(file), folder)
@@ -234,15 +235,27 @@ def _altered(work: Callable[[], Any]) -> Any:
     return work()
 
 
-def judge_all(mutants: Sequence[Mutant], folder: Path, out: Path, results: Path, tree: str) -> None:
+def judge_all(
+    mutants: Sequence[Mutant], known: tuple[list[Any], list[Any]], folder: Path, results: Path
+) -> None:
     """Judge one after the other; every verdict is written at once."""
-    judges, tests = known(out, folder)
+    tree = survey.tree()
     for number, mutant in enumerate(mutants):
-        line = {**verdict(mutant, judges, tests, folder), "tree": tree}
+        line = {**verdict(mutant, *known, folder), "tree": tree}
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
         what = f"{mutant.file}:{mutant.line} {line['by']} {line['seconds']}"
         print(f"{number + 1}/{len(mutants)} {what}", flush=True)
+
+
+def kept_draw(out: Path, number: int, seed: int) -> list[Mutant]:
+    """`drawn`, which takes half a minute, once for each state of the compiler."""
+    files = [p for f in FOLDERS for p in sorted((ROOT / "scandsl" / f).glob("*.py"))]
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()[:12]
+    kept = out / f"drawn-{number}-{seed}-{digest}.json"
+    if not kept.exists():
+        kept.write_text(json.dumps([asdict(m) for m in drawn(number, seed)]), encoding="utf-8")
+    return [Mutant(**x) for x in json.loads(kept.read_text(encoding="utf-8"))]
 
 
 def main() -> None:
@@ -251,7 +264,7 @@ def main() -> None:
     p.add_argument("--number", type=int, default=300)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--workers", type=int, default=1)
-    p.add_argument("--again", action="store_true", help="judge survivors once more")
+    p.add_argument("--again", action="store_true", help="judge survivors by more tests")
     p.add_argument("--report", action="store_true", help="write docs/mutation.md and end")
     p.add_argument("--out", type=Path, default=ROOT / "build" / "mutants")
     p.add_argument("--results", type=Path, default=survey.RESULTS)
@@ -267,18 +280,18 @@ def main() -> None:
     if args.again:
         before = [x for x in before if x["by"] is not None]
     done = {(x["file"], x["operator"], x["occurrence"]) for x in before}
-    left = [m for m in drawn(args.number, args.seed) if m.key not in done]
+    left = [m for m in kept_draw(args.out, args.number, args.seed) if m.key not in done]
     with tempfile.TemporaryDirectory() as scratch:
         workers = []
         for n in range(args.workers):
             folder = altered(Path(scratch) / str(n), Path("log"), "")
             if n == 0:
-                known(args.out, folder)
+                found = known(args.out, folder, (*QUICK, *SLOW) if args.again else QUICK)
             if n + 1 < args.workers and (process := os.fork()):
                 workers.append(process)
                 continue
             mine = left[n :: args.workers]
-            judge_all(mine, folder, args.out, args.results, survey.tree())
+            judge_all(mine, found, folder, args.results)
             if n + 1 < args.workers:
                 os._exit(0)
         for process in workers:
