@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cmath
+import math
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,7 @@ from scandsl.analysis.turn import Polars
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Dim, Kind, Ref, Tensor
 from scandsl.kernels.pairs import real_pairs
+from scandsl.kernels.turns import Turns
 from tests.evaluate import Evaluator
 
 C = Kind.COMPLEX
@@ -316,3 +318,16 @@ def test_angles_of_numbers() -> None:
         angle = 0.0 if found.angle is None else b.constant_of(found.angle)
         assert modulus is not None and angle is not None
         assert modulus * cmath.exp(1j * angle) == pytest.approx(complex(number))
+
+
+def test_full_turns_are_left_out_of_angles() -> None:
+    """To the nearest turn, so that cosines are taken of small numbers; nothing else changes."""
+    b = Builder(DIMS)
+    turns = Turns(b, (), (), lambda ref: ref, b.input("a", ("K",)))
+    ref = turns._reduced(b.input("b", ("K",)))
+    layouts: dict[str, tuple[str, ...]] = {"a": ("K",), "b": ("K",)}
+    for size in (0.1, 3.0, 3.3, 6.2, 6.4, 9.5, 100.0, 1e4):
+        angles = torch.tensor([-size, 0.3 * size, size], dtype=torch.float64)
+        found = Evaluator(b.values, SIZES, {"b": angles}, torch.tensor(True), layouts)(ref)
+        assert float(found.abs().max()) <= math.pi + 1e-6
+        torch.testing.assert_close(torch.exp(1j * found), torch.exp(1j * angles))

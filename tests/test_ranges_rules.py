@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scandsl.analysis.decay import Logs
-from scandsl.analysis.ranges import ALL, FINITE, extended, intervals, nonnegative, positive
+from scandsl.analysis.ranges import extended, intervals, nonnegative, positive
 from scandsl.ir.builder import Builder
 from scandsl.ir.nodes import Dim, Kind, Range, Recurrence, Ref, Tensor
 
@@ -147,7 +147,8 @@ def test_what_is_declared() -> None:
     tensors = {t.name: t for t in (Tensor("u", ("K",), unit=True), Tensor("f", ("K",)))}
     refs = [b.input(n, ("K",)) for n in ("u", "f", "nowhere")]
     found = extended((), b.values, tensors)
-    assert [found[x] for x in refs] == [Range(-1.0, 1.0), FINITE, ALL]
+    finite = Range(-INF, INF, low_open=True, high_open=True)
+    assert [found[x] for x in refs] == [Range(-1.0, 1.0), finite, Range(-INF, INF)]
 
 
 def test_signs() -> None:
