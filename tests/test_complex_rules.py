@@ -140,6 +140,14 @@ def test_functions_of_pairs(fn: str) -> None:
         torch.testing.assert_close(found, true, rtol=3e-7, atol=1e-14)
 
 
+@pytest.mark.parametrize("fn", ["sqrt", "exp", "sin", "cos", "tanh", "abs"])
+def test_functions_of_zero(fn: str) -> None:
+    b = Builder(DIMS)
+    leaves = data() | {"u": torch.zeros((), dtype=torch.complex128)}
+    true, found = both(b, b.unary(fn, leaves_of(b)["u"]), leaves)
+    torch.testing.assert_close(found, true)
+
+
 @pytest.mark.parametrize("fn", ["log", "sqrt", "rsqrt", "exp", "tanh"])
 def test_functions_of_reals_that_are_taken_for_complex(fn: str) -> None:
     for x in (2.0, 0.25, -3.0):

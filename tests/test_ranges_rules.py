@@ -127,7 +127,7 @@ OTHER: list[tuple[str, Callable[..., Ref], list[str], str]] = [
     ("signed products summed", lambda b, x, y: b.contract(x, y, ("K",)), ["[-1, 2]", "[3, 4]"],
      "[-inf, inf]"),
     ("length", lambda b, x: b.contract(x, x, ("K",)), ["[-1, 2]"], "[0, inf]"),
-    ("stack", lambda b, x, y: b.stack([x, y, x], "P"), ["[0, 1]", "(-1, 0]"], "(-1, 1]"),
+    ("stack", lambda b, x, y: b.stack([x, y, y], "P"), ["[0, 1]", "(-1, 0]"], "(-1, 1]"),
     ("number", lambda b, x: b.const(-2.5), ["[0, 1]"], "[-2.5, -2.5]"),
     ("position", lambda b, x: b.iota("K"), ["[0, 1]"], "[0, inf)"),
     ("mark", lambda b, x: b.binary("gt", x, x), ["[-3, 3]"], "[0, 1]"),

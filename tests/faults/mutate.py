@@ -204,8 +204,10 @@ def _covers(found: Mapping[str, Any], mutant: Mutant) -> bool:
 # ---------------------------------------------------------------- verdicts
 
 
-def verdict(mutant: Mutant, judges: Sequence[Any], tests: Sequence[Any], folder: Path) -> Any:
-    """What caught a mutant, if anything did."""
+def verdict(
+    mutant: Mutant, judges: Sequence[Any], tests: Sequence[Any], folder: Path, before: Any = None
+) -> Any:
+    """What caught a mutant, if anything did; one that the judge passed `before` goes to tests."""
     text = mutated(mutant)
     assert text is not None
     place, begin = folder / mutant.file, time.monotonic()
@@ -216,7 +218,7 @@ def verdict(mutant: Mutant, judges: Sequence[Any], tests: Sequence[Any], folder:
     order = {node: took for x in running for node, took in x["took"].items()}
     place.write_text(text, encoding="utf-8")
     try:
-        found = apart(lambda: _altered(lambda: trial.judged(covering)), folder)
+        found = before or apart(lambda: _altered(lambda: trial.judged(covering)), folder)
         if found["by"] is None and files:
             found |= apart(lambda: _altered(lambda: trial.tested(files, order)), folder)
     finally:
@@ -225,7 +227,7 @@ def verdict(mutant: Mutant, judges: Sequence[Any], tests: Sequence[Any], folder:
     both = {"text": text_of(mutant.file), "became": text}
     both = {k: x.splitlines()[mutant.line - 1].strip() for k, x in both.items()}
     seconds = round(time.monotonic() - begin, 1)
-    return {**asdict(mutant), **both, **found, "covering": len(covering), "seconds": seconds}
+    return {**found, **asdict(mutant), **both, "covering": len(covering), "seconds": seconds}
 
 
 def _altered(work: Callable[[], Any]) -> Any:
@@ -236,12 +238,15 @@ def _altered(work: Callable[[], Any]) -> Any:
 
 
 def judge_all(
-    mutants: Sequence[Mutant], known: tuple[list[Any], list[Any]], folder: Path, results: Path
+    mutants: Sequence[tuple[Mutant, Any]],
+    known: tuple[list[Any], list[Any]],
+    folder: Path,
+    results: Path,
 ) -> None:
     """Judge one after the other; every verdict is written at once."""
     tree = survey.tree()
-    for number, mutant in enumerate(mutants):
-        line = {**verdict(mutant, *known, folder), "tree": tree}
+    for number, (mutant, before) in enumerate(mutants):
+        line = {**verdict(mutant, *known, folder, before), "tree": tree}
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
         what = f"{mutant.file}:{mutant.line} {line['by']} {line['seconds']}"
@@ -264,7 +269,7 @@ def main() -> None:
     p.add_argument("--number", type=int, default=300)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--workers", type=int, default=1)
-    p.add_argument("--again", action="store_true", help="judge survivors by more tests")
+    p.add_argument("--again", action="store_true", help="try survivors by all tests")
     p.add_argument("--report", action="store_true", help="write docs/mutation.md and end")
     p.add_argument("--out", type=Path, default=ROOT / "build" / "mutants")
     p.add_argument("--results", type=Path, default=survey.RESULTS)
@@ -276,11 +281,13 @@ def main() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     args.out.mkdir(parents=True, exist_ok=True)
-    before = survey.read(args.results)
+    before = {(x["file"], x["operator"], x["occurrence"]): x for x in survey.read(args.results)}
+    mutants = kept_draw(args.out, args.number, args.seed)
     if args.again:
-        before = [x for x in before if x["by"] is not None]
-    done = {(x["file"], x["operator"], x["occurrence"]) for x in before}
-    left = [m for m in kept_draw(args.out, args.number, args.seed) if m.key not in done]
+        survivors = [(m, before[m.key]) for m in mutants if m.key in before]
+        left = [(m, x) for m, x in survivors if x["by"] is None]
+    else:
+        left = [(m, None) for m in mutants if m.key not in before]
     with tempfile.TemporaryDirectory() as scratch:
         workers = []
         for n in range(args.workers):
