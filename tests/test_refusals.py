@@ -13,7 +13,8 @@ from scandsl.driver import Options, plan
 INPUTS = {
     "q": "q[K]", "k": "k[K]", "c": "c[K] in (-inf, 0]", "v": "v[V]", "d": "d[V]",
     "g": "g in (-inf, 0]", "x": "x", "y": "y", "z": "z: complex", "a": "a[A]", "b": "b[B]",
-    "X": "X[K, V]", "M": "M[K, J]", "r": "r[D, D']", "e": "e[D]", "i": "i[D]",
+    "small": "small[K] in [-0.5, 0]", "steep": "steep[K] in [-40, 0]", "X": "X[K, V]",
+    "M": "M[K, J]", "r": "r[D, D']", "e": "e[D]", "i": "i[D]",
 }  # fmt: skip
 
 
@@ -37,6 +38,8 @@ def reasons(found: Program) -> list[str]:
 S, T = "state S[K, V]; ", "state S[K, V]: complex; "
 RING = "; ".join(f"A{n} = 0.5 * A{n} + 0.1 * A{(n + 1) % 5} + k * v" for n in range(5))
 RINGED = ", ".join(f"A{n}[K, V]" for n in range(5))
+DELTA = "; S += k * (v - k @ S); output o[V] = q @ S"
+PLAIN = "; S += k * v; output o[V] = q @ S"
 # The step, the forms of its components, and words that one of the reasons has.
 TABLE: list[tuple[str, list[str], str]] = [
     ("state S[K, A, B, V]; S += k * a * b * v; output o[A, B, V] = q @ S", ["scan"],
@@ -122,6 +125,24 @@ TABLE: list[tuple[str, list[str], str]] = [
     ("state S[K]; S = exp(g) * S + k; output o = q @ S", ["chunk"], "in chunks"),
     ("state S[K], Z[K, V]; S = exp(g) * S + k; Z = exp(g) * Z + k * v; "
      "output o[V] = (q @ Z) / (1 + (q @ S) ** 2)", ["chunk", "chunk"], "in chunks"),
+    (S + "S *= exp(g)" + DELTA, ["chunk"],
+     "low-rank updates and a decay (scalar): tokens in chunks, by matrix products; decays as sums"),
+    (S + "S *= exp(c)" + DELTA, ["chunk"],
+     "low-rank updates and a decay (vector along the contracted dimension)"),
+    (S + "S *= exp(-d * d)" + DELTA, ["chunk"],
+     "low-rank updates and a decay (vector along the free dimension)"),
+    (S + "S *= exp(c); S *= exp(-d * d)" + DELTA, ["chunk"],
+     "low-rank updates and a decay (vectors along both dimensions)"),
+    (S + "S *= 1" + DELTA, ["chunk"], "affine with low-rank updates and no decay: tokens"),
+    (S + "S *= exp(c)" + PLAIN, ["chunk"],
+     "affine with a decay (vector along the contracted dimension): tokens in chunks"),
+    (S + "S *= x" + PLAIN, ["chunk"],
+     "(time-varying scalar): tokens in chunks, by matrix products; decays that may be zero or neg"),
+    (S + "S *= exp(small)" + PLAIN, ["chunk"],
+     "rows are taken to one reference: the logarithms of a step are within 0.5"),
+    (S + "S *= exp(steep)" + PLAIN, ["chunk"],
+     "along K by halving the chunk: the logarithms of a step reach 40"),
+    (S + "S *= exp(c)" + PLAIN, ["chunk"], "no range bounds the logarithms"),
     ("state n; n = exp(g) * n + x; output o = n", ["scan"],
      "with `exp(g)`, each entry of `n` needs a matrix of its own"),
     ("state n, Z[K, V]; n = exp(g) * n + x; Z = exp(g) * Z + k * v; output o[V] = (q @ Z) * n",
