@@ -214,6 +214,7 @@ _INCREASING: Mapping[str, Callable[[float], float]] = {
 }
 # where a strictly positive limit rounds to its bound, the end is still not attained
 _FLAT = frozenset({"relu", "floor"})
+_DOMAIN = {"log": 0.0, "log1p": -1.0, "sqrt": 0.0}  # where it begins: the end there is attained
 
 
 def _unary(fn: str, x: Range) -> Range:
@@ -221,8 +222,9 @@ def _unary(fn: str, x: Range) -> Range:
         f = _INCREASING[fn]
         low, high = f(x.low), f(x.high)
         flat = fn in _FLAT
+        left_out = x.low_open and not flat and x.low >= _DOMAIN.get(fn, -math.inf)
         return _made(
-            (low, (x.low_open and not flat) or _unreached(fn, x.low, low)),
+            (low, left_out or _unreached(fn, x.low, low)),
             (high, x.high_open and not flat),
         )
     match fn:

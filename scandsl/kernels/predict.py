@@ -108,7 +108,7 @@ def _seconds(
     moved = many * WIDE * touched / speeds.copy
     if isinstance(op, Contract):
         over = _volume(op.over, known)
-        inner = min(over, *(known[d] for d in value.dims[-2:])) if value.dims else over
+        inner = min((over, *(known[d] for d in value.dims[-2:] if d in known)))
         rate = speeds.matrix * inner / (inner + HALF)
         return speeds.start + max(moved, many * 2 * numbers * over / rate)
     if isinstance(op, Scores):
