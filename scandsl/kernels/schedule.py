@@ -25,6 +25,7 @@ from scandsl.ir.nodes import (
     Scalar,
     Scores,
     Value,
+    made_of,
     operands,
 )
 from scandsl.kernels.apart import multiplies, vectors_apart
@@ -87,7 +88,7 @@ def schedule(
     prepared = _costly(program)
     rest = _without(program, prepared)
     fused = fused and bool(program.carries and program.stores)
-    if program.carries and not fused:
+    if program.carries:
         numbers = _numbers(rest, len(prepared))
         prepared, rest = (*prepared, *numbers), _without(rest, numbers)
     if fused:
@@ -154,11 +155,13 @@ def _numbers(program: ChunkProgram, count: int) -> tuple[Store, ...]:
     """Numbers per token without which a walk can cut more of its matrices over the grid.
 
     A normaliser's cotangent sums over a dimension of the state, and looks at no carry: a walk that
-    computes it on its way needs the state whole.
+    computes it on its way needs the state whole.  Of a forward the fused walk decides, for both
+    schedules.
     """
-    refs, before = _walked(program), frozenset(split(program).before)
+    roots = _walk_roots(program)
+    refs, before = _made_of(program, roots), frozenset(split(program).before)
     matrices = {d for c in program.carries if len(c.dims) > 1 for d in c.dims}
-    cut = tile(program, refs, [c.next for c in program.carries]).dims
+    cut = tile(program, refs, roots).dims
     if matrices <= {*cut}:
         return ()
     values = program.values
@@ -171,14 +174,19 @@ def _numbers(program: ChunkProgram, count: int) -> tuple[Store, ...]:
         Store(f"{PREPARED}{count + n}", (), values[r].kind, r) for n, r in enumerate(sorted(wanted))
     )
     rest = _without(program, found)
-    more = tile(rest, _walked(rest), [c.next for c in rest.carries]).dims
+    more = tile(rest, _made_of(rest, roots), roots).dims
     return found if {*more} > {*cut} else ()
 
 
-def _walked(program: ChunkProgram) -> tuple[Ref, ...]:
-    """What the carries' next values are made of."""
-    marks = reach(program, [c.next for c in program.carries])
-    return tuple(r for r in range(len(program.values)) if marks[r])
+def _walk_roots(program: ChunkProgram) -> list[Ref]:
+    """What a walk has to compute: against time the carries, else the results too."""
+    carries = [c.next for c in program.carries]
+    return carries if program.reverse else [*carries, *(s.value for s in program.stores)]
+
+
+def _made_of(program: ChunkProgram, roots: list[Ref]) -> tuple[Ref, ...]:
+    """What results are made of, in order."""
+    return tuple(sorted(made_of(program.values, roots)))
 
 
 def _without(program: ChunkProgram, prepared: tuple[Store, ...]) -> ChunkProgram:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scandsl.diagnostics import InternalError
 from scandsl.ir.nodes import Dims, Kind, Tensor
 from scandsl.kernels.backward import cotangent, cotangent_stores
 from scandsl.kernels.cost import planes
@@ -51,7 +52,10 @@ class ChunkTriton(ChunkForm):
         }
         second = [self._kernel(k, "backward") for k in schedule(self.backward.program, outputs)]
         every = [k for kernels in first.values() for _, k in kernels] + [k for _, k in second]
-        sources = list({k.name: k.source.rstrip() for k in every}.values())
+        texts = {k.name: k.source.rstrip() for k in every}
+        if any(texts[k.name] != k.source.rstrip() for k in every):
+            raise InternalError("schedules share the name of a kernel that is not the same")
+        sources = list(texts.values())
         sources += [self._forward(forward, first), self._backward(backward, second)]
         saved = tuple(self.kept(self.forward))
         shapes = f"_{self.name}_triton_saved"
