@@ -67,7 +67,8 @@ def _launches(request: Mapping[str, Any]) -> list[Any]:
         ends = [x for x in (*outputs, *parts) if x.requires_grad]
         torch.autograd.backward(ends, [torch.zeros_like(x) for x in ends])
 
-    return record(module, call)
+    backend, arch = request["target"]
+    return record(module, call, f"sm_{arch}" if backend == "cuda" else str(arch))
 
 
 def compiled(request: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -71,15 +71,23 @@ class _Recorder:
         return launch
 
 
-def record(module: ModuleType, call: Callable[[], object]) -> list[Launch]:
-    """The launches that `call` makes through a generated module's `_kernel`."""
+def record(module: ModuleType, call: Callable[[], object], target: str = "") -> list[Launch]:
+    """The launches that `call` makes through a generated module's `_kernel`.
+
+    With a `target` they are those that were chosen for it.
+    """
     launches: list[Launch] = []
-    original = module._kernel
+    original, known = module._kernel, getattr(module, "_ARCHITECTURES", {})
+    before = dict(known)
     module._kernel = lambda function: _Recorder(function, launches)  # type: ignore[attr-defined]
+    if target:
+        known[torch.device("cpu")] = target
     try:
         call()
     finally:
         module._kernel = original  # type: ignore[attr-defined]
+        known.clear()
+        known.update(before)
     return launches
 
 
@@ -200,17 +208,17 @@ def launches_for(
     recurrence: Recurrence, module: ModuleType, target: str, size: int
 ) -> list[Launch]:
     """What `kernels_for` compiles."""
-    backend, _ = target_of(target)
+    target_of(target)
     if importlib.util.find_spec("triton") is None:
         raise OptionError("--target compiles kernels, for which triton has to be installed")
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise OptionError("--target compiles kernels, which TRITON_INTERPRET=1 prevents")
     if "triton" not in backends(module, recurrence.name):
         return []
-    return _recorded(recurrence, module, backend, size)
+    return _recorded(recurrence, module, target, size)
 
 
-def _recorded(recurrence: Recurrence, module: ModuleType, backend: str, size: int) -> list[Launch]:
+def _recorded(recurrence: Recurrence, module: ModuleType, target: str, size: int) -> list[Launch]:
     """The launches of one call and its backward, on tensors of zeros."""
     sizes = {d.name: d.size or size for d in recurrence.dims}
     inputs = {x.name for x in recurrence.inputs}
@@ -230,9 +238,9 @@ def _recorded(recurrence: Recurrence, module: ModuleType, backend: str, size: in
         torch.autograd.backward(ends, [torch.zeros_like(x) for x in ends])
 
     hip = torch.version.hip
-    torch.version.hip = "6" if backend == "hip" else None  # modules choose by it
+    torch.version.hip = "6" if target_of(target)[0] == "hip" else None  # modules choose by it
     try:
-        return record(module, call)
+        return record(module, call, target)
     finally:
         torch.version.hip = hip
 
