@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import inspect
 import json
+import math
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import ROOT, environment, version, write_json
+from scandsl.plan.limits import SHARED
 
 if TYPE_CHECKING:
     from scandsl.testing.aot import Launch
@@ -237,12 +239,15 @@ bfloat16.  No figure here was measured on a GPU.
 
 *Occupancy* is how many of the {MOST_WARPS} warps that a multiprocessor can hold registers and
 shared memory allow; *loads* how many instructions read global memory, by the bits that a thread
-gets.  Beside a name stand times for B=4 T=2048 H=16 on an H100 by its data sheet.  The *floor*
-counts what any implementation of the planned form has to do: compulsory bytes or its operations,
-whichever takes longer.  *Predicted* is what the cost model says of the kernels as they are planned,
-one after the other: each takes as long as the bytes that it moves or its operations do, products in
-chunks at the speed of matrix units, steps of kernels over time at that of float32 units.  What it
-leaves out (latency, launches, tensor operations between kernels) makes real times longer."""
+gets.  A kernel that needs more shared memory than a program may have, which does not run at this
+size, is marked.
+
+Beside a name stand times for B=4 T=2048 H=16 on an H100 by its data sheet.  The *floor* counts what
+any implementation of the planned form has to do: compulsory bytes or its operations, whichever
+takes longer.  *Predicted* is what the cost model says of the kernels as they are planned, one after
+the other: each takes as long as the bytes that it moves or its operations do, products in chunks at
+the speed of matrix units, steps of kernels over time at that of float32 units.  What it leaves out
+(latency, launches, tensor operations between kernels) makes real times longer."""
 
 
 def _target(found: Mapping[str, Any], old: Mapping[str, Any]) -> Iterator[str]:
@@ -299,7 +304,7 @@ def _row(scan: str, kernel: Mapping[str, Any], was: Mapping[str, Any] | None, ta
         kernel["name"].strip("_").removeprefix(scan).strip("_"),
         _was(kernel, was, "registers"),
         _was(kernel, was, "spilled_bytes"),
-        _was(kernel, was, "shared_bytes", 1024),
+        _was(kernel, was, "shared_bytes", 1024) + _misfit(kernel, target),
         "-" if warps is None else f"{warps} of {MOST_WARPS}",
         products,
         loads,
@@ -318,6 +323,12 @@ def _was(kernel: Mapping[str, Any], was: Mapping[str, Any] | None, key: str, uni
     if was is None or was[key] is None or was[key] == now:
         return text
     return f"{text} ({was[key] / unit:,.0f})"
+
+
+def _misfit(kernel: Mapping[str, Any], target: str) -> str:
+    """A mark at what is more than a program may have."""
+    room = SHARED.get(target, math.inf)
+    return f" **of {room // 1024}**" if kernel["shared_bytes"] > room else ""
 
 
 def _warps(kernel: Mapping[str, Any], target: str) -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import kernels
 from benchmarks.baselines import CONVOLUTIONS, LOOPS, PLAIN
 from benchmarks.chunked import CHUNK, CHUNKED
 from benchmarks.common import realistic, sizes_for
@@ -133,6 +134,34 @@ def test_the_cost_of_a_call_has_parts(tmp_path, blocked):
     assert [r["launches"] for r in found["rows"]] == [1, 3, 0]
     for row in found["rows"]:
         assert sum(row["parts"].values()) == pytest.approx(row["total"], abs=0.1)
+
+
+def test_kernels_stand_beside_those_of_the_last_release(tmp_path, monkeypatch):
+    """The latest by number; what is too large for the target is marked."""
+    monkeypatch.setattr(kernels, "RESULTS", tmp_path)
+    made = {"versions": {"triton": "3"}, "time": "2026-01-02T03:04:05Z", "target": "sm_90"}
+    kernel = {
+        "name": "_gla_scan", "registers": 128, "spilled_bytes": 8, "shared_bytes": 1 << 18,
+        "warps": 4, "matrix_instructions": {"HGMMA": 3}, "loads": {"128": 2},
+    }  # fmt: skip
+    cost = {"read": 335.0, "written": 0.0, "kept": 0.0, "operations": 1.0}
+    entry = {
+        "form": "chunk", "size": 128, "kernels": [kernel],
+        "needs": {d: {"bytes": 3.35, "operations": 1.0} for d in ("forward", "backward")},
+        "costs": {"forward": [cost, cost], "backward": []},
+    }  # fmt: skip
+    (tmp_path / "kernels-sm_90.json").write_text(json.dumps({**made, "scans": {"gla": entry}}))
+    assert "| scan | 128 | 8 | 256 **of 227** |" in kernels.page()
+    assert "forward floor 0 µs, predicted 26 µs; backward floor 0 µs." in kernels.page()
+    frozen = json.loads(kernels._freeze().read_text())
+    frozen["targets"]["sm_90"]["gla"]["_gla_scan"]["registers"] = 64
+    for release, spilled in (("0.9.0", 100), ("0.10.0", 200)):
+        frozen["targets"]["sm_90"]["gla"]["_gla_scan"]["spilled_bytes"] = spilled
+        file = tmp_path / f"kernels-{release}.json"
+        file.write_text(json.dumps({**frozen, "release": release}))
+    text = kernels.page()
+    assert "| scan | 128 (64) | 8 (200) | 256 **of 227** |" in text
+    assert "another in release 0.10.0" in text
 
 
 def test_errors_under_stress_are_measured_against_the_loop_in_float64():

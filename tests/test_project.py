@@ -42,6 +42,7 @@ def test_the_wheel_holds_grammar_and_templates(wheel: Path) -> None:
         for file in files:
             assert f"scandsl/{file.relative_to(ROOT).as_posix()}" in names
     assert {"scandsl/cli.py", "scandsl/py.typed", "scandsl/ir/nodes.py"} <= names
+    assert "scandsl/plan/launches.json" in names
     assert not any(name.startswith(("tests/", "examples/")) for name in names)
     (entry,) = [n for n in names if n.endswith("entry_points.txt")]
     assert "scandsl = scandsl.cli:main" in zipfile.ZipFile(wheel).read(entry).decode()
