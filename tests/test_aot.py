@@ -143,6 +143,11 @@ def test_wide_heads_fit(scan: str) -> None:
     assert kernels and not faults(256, "bfloat16", SM90, kernels)
 
 
+def test_several_updates_in_a_step_fit() -> None:
+    (kernels,) = ask([request("delta_product", 128, "bfloat16", SM90, only="_backward_")])
+    assert len(kernels) == 3 and not faults(128, "bfloat16", SM90, kernels)
+
+
 SLOW = [pytest.param(x, marks=pytest.mark.slow) for x in ("delta_net", "conv_gated_delta_rule")]
 
 

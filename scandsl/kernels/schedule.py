@@ -73,8 +73,12 @@ class Kernel:
     @property
     def stages(self) -> int:
         """Chunks whose tiles are loaded at a time: many products need the registers for theirs."""
-        products = sum(multiplies(self.program.values, self.program.values[r]) for r in self.refs)
-        return 2 if self.loop and not (self.stores and products > _PRODUCTS) else 1
+        return 2 if self.loop and not (self.stores and self.products > _PRODUCTS) else 1
+
+    @property
+    def products(self) -> int:
+        """How many products of matrices it computes."""
+        return sum(multiplies(self.program.values, self.program.values[r]) for r in self.refs)
 
 
 def schedule(

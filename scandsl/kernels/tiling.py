@@ -111,7 +111,7 @@ class _Cutter:
         parts = [self.partial[r] for r in operands(value.op)]
         news = [self.moved[r] for r in operands(value.op)]
         partial = self._partial(value, parts)
-        if isinstance(value.op, Where) or (
+        if isinstance(value.op, Where | Insert | Stack) or (
             isinstance(value.op, Binary) and value.op.fn in ("add", "sub")
         ):
             skip = 1 if isinstance(value.op, Where) else 0
@@ -157,7 +157,7 @@ class _Cutter:
             case Binary("div"):
                 self._forbid(parts[1])
                 return parts[0]
-            case Unary("neg") | Expand() | StopGrad() | SegmentAdjoint():
+            case Unary("neg") | Expand() | StopGrad() | SegmentAdjoint() | Insert() | Stack():
                 return union
             case Where():
                 self._forbid(parts[0])
@@ -181,7 +181,7 @@ class _Cutter:
             case ScoresAdjoint():
                 self._forbid(parts[0] | parts[1] | parts[2])
                 return union  # linear in the cotangent, by itself for each entry of `over`
-            case Segment() | SegmentProduct() | Inverse() | Insert() | Stack():
+            case Segment() | SegmentProduct() | Inverse():
                 self._forbid(union)
             case Input() | Load() | Param():
                 pass
