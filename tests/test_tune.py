@@ -306,7 +306,7 @@ def test_compile_bakes_launches_in(tmp_path: Path) -> None:
 
 
 def test_a_module_without_measured_launches_looks_nothing_up() -> None:
-    text = compile_source(read_source(ROOT / "examples/simple_gla.scan"), Options()).module
+    text = compile_source(read_source(EXAMPLES / "simple_gla.scan"), Options()).module
     assert "_tuned" not in text and "_Tuned" not in text and "Launches measured" not in text
 
 
@@ -332,7 +332,7 @@ def test_explain_shows_measured_launches() -> None:
     assert "forward_scan: tile 16 warps 8 stages 3" in text
     assert "launched with tiles of 64, 4 warps (8 from 4,096 numbers of a tile on)" in text
     kernels = explanation(one, source)["kernels"]
-    assert kernels["measured"] == [as_data(_entry(PATH))]
+    assert as_data(_entry(PATH)) in kernels["measured"]
     assert kernels["forward"]["launched"]["scan"] == {"tile": "walk", "least": 4096, "stages": 2}
 
 
@@ -372,7 +372,7 @@ def test_a_search_tries_all_and_keeps_the_fastest(
     table = getattr(bench.module, site.table)
 
     def milliseconds() -> float:
-        (tuned,) = table.values()
+        (tuned,) = (x for key, x in table.items() if key[0] == "interpreter")
         scan = tuned.launches.get("forward_scan")
         return 10.0 - (tuned.chunk == 16) - 2 * (scan is not None and scan.tile == 16)
 
