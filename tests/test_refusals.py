@@ -125,6 +125,13 @@ TABLE: list[tuple[str, list[str], str]] = [
     ("state S[K]; S = exp(g) * S + k; output o = q @ S", ["chunk"], "in chunks"),
     ("state S[K], Z[K, V]; S = exp(g) * S + k; Z = exp(g) * Z + k * v; "
      "output o[V] = (q @ Z) / (1 + (q @ S) ** 2)", ["chunk", "chunk"], "in chunks"),
+    ("state A[K, V], B[K, V], P[K, V], S[K, V]; A = tanh(d) * A + k * v; B = exp(g) * B + A; "
+     "P = 0.5 * P + k * v; S = exp(g) * S + P; output o[V] = q @ S + q @ B",
+     ["scan", "scan", "chunk"], "states that feed each other: tokens in chunks"),
+    ("state S[D], T[A]; S = exp(g) * S + 0.1 * sum[A](T) + e; T = 0.5 * T + a * sum[D](S); "
+     "output o[D] = S", ["sequential"], "`T` and `S` have different dimensions"),
+    ("state u[D], w[D]; u = exp(g) * u + x * w + e; w = 0.5 * w - u; output o[D] = u", ["scan"],
+     "each entry by itself"),
     (S + "S *= exp(g)" + DELTA, ["chunk"],
      "low-rank updates and a decay (scalar): tokens in chunks, by matrix products; decays as sums"),
     (S + "S *= exp(c)" + DELTA, ["chunk"],
