@@ -188,6 +188,25 @@ def test_kernels_read_a_vector_for_every_tile_that_lacks_it() -> None:
     assert sum(c.written for c in costs) >= 2 * (64 + 64 + 256)
 
 
+def test_states_of_three_dimensions_are_cut_into_smaller_tiles() -> None:
+    deep = """scan deep:
+    input q[K], k[K], a[A], v[V]
+    state S[K, A, V]
+    S = S + k * a * v
+    S -= k * (k @ S)
+    output o[A, V] = q @ S
+"""
+    recurrence, forward, _ = chunked(deep)
+    (walk,) = (k for k in schedule(forward, fused=True) if k.loop)
+    sizes = {"K": 16, "A": 64, "V": 64}
+    assert set(walk.tiled) == {"A", "V"}
+    found = kernel_cost(recurrence, walk, Setting(sizes, 2, 2, 16))
+    # sixteen programs read q and k; four of those that share a tile of A read it, and so for V
+    read = 2 * (16 * 2 * 16 + 4 * 64 + 4 * 64)
+    prepared = found.read - read
+    assert 0 <= prepared <= 16 * 2 * 16
+
+
 def test_settings() -> None:
     """Chunks for two tiles are those of vectors twice as wide; static sizes stay."""
     plain, turned = planned(ADDED).recurrence, planned(TURNED).recurrence
@@ -321,4 +340,5 @@ def test_memory_where_states_move_entry_by_entry() -> None:
     four = rows_memory(forward, backward, less, 64 * 4).working
     assert rows_memory(forward, backward, less, 64 * 9).working == four
     assert rows_memory(forward, backward, less, 64 * 2).working == four / 2
-    assert one < four
+    widest = 64 * limits.ROWS * wide["V"]
+    assert 4 * 4 * widest < one < four
