@@ -42,7 +42,7 @@ SPECS = ("chunk", "decays", "chains", "turning", "semiring", "coupled", "blocks"
 )  # fmt: skip
 # Tests that look inside; and those, for `--again`, whose numbers a changed plan may turn.
 QUICK = ("analysis_ranges", "ranges_rules", "complex_rules", "cut", "costs", "refusals", "told",
-    "page", "hoist", "separate", "analysis", "limits", "state_map", "carry_map",
+    "page", "hoist", "separate", "analysis", "limits", "state_map", "carry_map", "prepared",
 )  # fmt: skip
 SLOW = ("chunk_program", "schedules", "semiring", "chains", "blocks", "elementwise", "coupled",
     "coupled_matrices", "rules", "tiles", "invariant", "stacked", "slopes", "turning",
