@@ -151,7 +151,18 @@ def test_scores_of_vector_decays_take_many_operators() -> None:
         for text in (GATED, ADDED)
     )
     assert gated - added >= SCORES - 1
-    assert chunks_seconds(chunked(GATED)[1], SIZES, Call(1, 16, 1), 16, PRODUCTS) > 4 * 256 * K
+    # what they multiply counts four times: twice for the decays
+    length, call = 16, Call(1, 16, 1)
+    products = (
+        2 * length * V * K * (K + 16) / K  # q S
+        + 4 * length**2 * K * (K + 16) / K  # the scores of earlier rows
+        + 2 * length * K * (K + 16) / K  # each row's own
+        + 2 * length * V * length * (V + 16) / V  # scores v
+        + 2 * K * V * length * (K + 16) / K  # k v
+        + 2 * V * K * V  # the carry
+    )
+    found = chunks_seconds(chunked(GATED)[1], SIZES, call, length, PRODUCTS)
+    assert found == pytest.approx(products)
 
 
 # ---------------------------------------------------------------- bytes and operations
