@@ -243,6 +243,8 @@ LOGS: list[tuple[str, Callable[..., Ref], list[str], str | None]] = [
      lambda b, x: b.div(b.const(1), b.add(b.const(1), b.exp(x))), ["[-3, 3]"], "logsigmoid"),
     ("the same turned",
      lambda b, x: b.div(b.const(1), b.add(b.exp(x), b.const(1))), ["[-3, 3]"], "logsigmoid"),
+    ("one over one and a size",
+     lambda b, x: b.div(b.const(1), b.add(b.const(1), b.unary("abs", x))), ["[-3, 3]"], "sub"),
     ("one over two and an exp",
      lambda b, x: b.div(b.const(1), b.add(b.const(2), b.exp(x))), ["[-3, 3]"], "sub"),
     ("two over one and an exp",
