@@ -107,6 +107,8 @@ TABLE: list[tuple[str, list[str], str]] = [
      "state `s` is complex, and no matrix"),
     (T + "S = exp(complex(0, q * d)) * S + k * v; output o[V] = re(q @ S)", ["scan"],
      "the angle `q * d` differs along [K, V]"),
+    (T + "S *= exp(g); S += k * v; S *= exp(complex(0, q * d)); output o[V] = re(q @ S)", ["scan"],
+     "the angle `q * d` differs along [K, V]"),
     (T + "S = (z * z + 1) * S + k * v; output o[V] = re(q @ S)", ["scan"],
      "modulus and angle of `z * z + 1` are not written apart"),
     (T + "S = exp(complex(g, x)) * S + k * v; output o[V] = re(q @ S)", ["chunk"],

@@ -46,7 +46,7 @@ QUICK = ("analysis_ranges", "ranges_rules", "complex_rules", "cut", "costs", "re
 )  # fmt: skip
 SLOW = ("chunk_program", "schedules", "semiring", "chains", "blocks", "elementwise", "coupled",
     "coupled_matrices", "rules", "tiles", "invariant", "stacked", "slopes", "turning",
-    "analysis_drawn", "bench",
+    "analysis_drawn", "memory", "bench",
 )  # fmt: skip
 IMPORTED = ("torch", "numpy", "sympy", "lark", "jinja2", "click", "rich", "triton", "coverage",
     "pytest", "hypothesis", "triton.language", "torch._dynamo",
@@ -269,7 +269,9 @@ def main() -> None:
     p.add_argument("--number", type=int, default=300)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--workers", type=int, default=1)
-    p.add_argument("--again", action="store_true", help="try survivors by all tests")
+    p.add_argument(
+        "--again", action="store_true", help="try survivors without a reason by all tests"
+    )
     p.add_argument("--report", action="store_true", help="write docs/mutation.md and end")
     p.add_argument("--out", type=Path, default=ROOT / "build" / "mutants")
     p.add_argument("--results", type=Path, default=survey.RESULTS)
@@ -285,7 +287,9 @@ def main() -> None:
     mutants = kept_draw(args.out, args.number, args.seed)
     if args.again:
         survivors = [(m, before[m.key]) for m in mutants if m.key in before]
-        left = [(m, x) for m, x in survivors if x["by"] is None]
+        told = survey.reasons()
+        told_of = {k: (x["file"], x["text"], x["became"]) in told for k, x in before.items()}
+        left = [(m, x) for m, x in survivors if x["by"] is None and not told_of[m.key]]
     else:
         left = [(m, None) for m in mutants if m.key not in before]
     with tempfile.TemporaryDirectory() as scratch:
