@@ -40,13 +40,13 @@ from tests.faults.mutants import FOLDERS, Mutant, drawn, mutated, reach, text_of
 SPECS = ("chunk", "decays", "chains", "turning", "semiring", "coupled", "blocks", "elementwise",
     "coupled_matrices", "invariant", "bounded", "rules",
 )  # fmt: skip
-# Tests that look inside; and those, for `--again`, whose numbers a changed plan may turn.
+# Tests that look inside; and those, for `--again --slow`, whose numbers a changed plan may turn.
 QUICK = ("analysis_ranges", "ranges_rules", "complex_rules", "cut", "costs", "refusals", "told",
     "page", "hoist", "separate", "analysis", "limits", "state_map", "carry_map", "prepared",
 )  # fmt: skip
-SLOW = ("chunk_program", "schedules", "semiring", "chains", "blocks", "elementwise", "coupled",
-    "coupled_matrices", "rules", "tiles", "invariant", "stacked", "slopes", "turning",
-    "analysis_drawn", "memory", "bench",
+SLOW = ("chunk_program", "semiring", "chains", "blocks", "elementwise", "coupled",
+    "coupled_matrices", "tiles", "invariant", "stacked", "slopes", "turning",
+    "analysis_drawn", "memory",
 )  # fmt: skip
 IMPORTED = ("torch", "numpy", "sympy", "lark", "jinja2", "click", "rich", "triton", "coverage",
     "pytest", "hypothesis", "triton.language", "torch._dynamo",
@@ -272,6 +272,7 @@ def main() -> None:
     p.add_argument(
         "--again", action="store_true", help="try survivors without a reason by all tests"
     )
+    p.add_argument("--slow", action="store_true", help="by the slower tests")
     p.add_argument("--report", action="store_true", help="write docs/mutation.md and end")
     p.add_argument("--out", type=Path, default=ROOT / "build" / "mutants")
     p.add_argument("--results", type=Path, default=survey.RESULTS)
@@ -297,7 +298,7 @@ def main() -> None:
         for n in range(args.workers):
             folder = altered(Path(scratch) / str(n), Path("log"), "")
             if n == 0:
-                found = known(args.out, folder, (*QUICK, *SLOW) if args.again else QUICK)
+                found = known(args.out, folder, SLOW if args.slow else QUICK)
             if n + 1 < args.workers and (process := os.fork()):
                 workers.append(process)
                 continue
