@@ -79,3 +79,14 @@ def test_the_nearest_to_the_users_are_handed_over() -> None:
     assert cheapest({0: []}, {0: NEVER}, {0}, {0}) is None
     assert cheapest({0: []}, {0: 4}, {0}, {0}) == (0,)
     assert cheapest({0: [], 1: []}, {0: 4, 1: 4}, {0}, {1}) == ()
+
+
+def test_the_nearest_where_flow_is_taken_back() -> None:
+    """Of two cuts of the same size; a shortest path took room that another path needs."""
+    uses = {0: [], 1: [0], 2: [0, 1], 3: [1, 2], 4: [0, 1, 3], 5: [2, 4], 6: [4, 5]}
+    sizes = {0: 1, 1: 1, 2: 5, 3: 2, 4: 1, 5: 1, 6: 1}
+    assert cheapest(uses, sizes, {0, 1, 3, 4}, {5, 6}) == (5, 6)
+    uses = {0: [], 1: [0], 2: [0, 1], 3: [0, 1], 4: [2], 5: [1, 4], 6: [2, 4], 7: [6], 8: [2, 5],
+        9: [5]}  # fmt: skip
+    sizes = {0: 2, 1: 3, 2: 2, 3: 2, 4: 1, 5: 1, 6: 5, 7: 1, 8: 1, 9: 1}
+    assert cheapest(uses, sizes, {0, 5}, {4, 8, 9}) == (4, 8, 9)
