@@ -172,6 +172,14 @@ def test_the_form_and_the_reason(step: str, forms: list[str], words: str) -> Non
     assert any(words in reason for reason in reasons(found)), reasons(found)
 
 
+def test_each_way_to_move_states_together_has_a_reason() -> None:
+    """By matrices of rows and columns, and entry by entry."""
+    step = "state S[D], T[A]; S = exp(g) * S + 0.1 * sum[A](T) + e; T = 0.5 * T + a * sum[D](S); "
+    found = reasons(program(step + "output o[D] = S"))
+    assert "`T` and `S` have different dimensions" in found
+    assert "block of several states: `T` and `S` have different dimensions" in found
+
+
 # The form of the whole step, and of the stages of a chain.
 STAGES = [
     ("state s: complex, S[K, V]: complex; s = z * s + g; S = exp(complex(g, x)) * S + k * v; "
