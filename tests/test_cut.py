@@ -64,7 +64,7 @@ def ladders() -> Iterator[Graph]:
     yield {0: [], 1: [], 2: [0, 1], 3: [1], 4: [2], 5: [2, 3], 6: [4, 5], 7: [5]}
 
 
-@pytest.mark.parametrize("uses", ladders())
+@pytest.mark.parametrize("uses", list(ladders()))
 def test_flow_is_taken_back(uses: Graph) -> None:
     sources = {n for n in uses if not uses[n]}
     for seed in range(60):
