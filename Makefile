@@ -51,7 +51,8 @@ fuzz: $(STAMP)
 
 mutate: $(STAMP)
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mutation]'
-	$(TEST_ENV) $(BIN)/python -m tests.faults.mutate --number $(or $(N),300)
+	$(TEST_ENV) $(BIN)/python -m tests.faults.mutate --number $(or $(N),300) \
+	  --results build/mutants/results.jsonl
 
 stress: $(STAMP)
 	$(BIN)/python benchmarks/stress.py

@@ -151,7 +151,18 @@ def test_scores_of_vector_decays_take_many_operators() -> None:
         for text in (GATED, ADDED)
     )
     assert gated - added >= SCORES - 1
-    assert chunks_seconds(chunked(GATED)[1], SIZES, Call(1, 16, 1), 16, PRODUCTS) > 4 * 256 * K
+    # what they multiply counts four times: twice for the decays
+    length, call = 16, Call(1, 16, 1)
+    products = (
+        2 * length * V * K * (K + 16) / K  # q S
+        + 4 * length**2 * K * (K + 16) / K  # the scores of earlier rows
+        + 2 * length * K * (K + 16) / K  # each row's own
+        + 2 * length * V * length * (V + 16) / V  # scores v
+        + 2 * K * V * length * (K + 16) / K  # k v
+        + 2 * V * K * V  # the carry
+    )
+    found = chunks_seconds(chunked(GATED)[1], SIZES, call, length, PRODUCTS)
+    assert found == pytest.approx(products)
 
 
 # ---------------------------------------------------------------- bytes and operations
@@ -186,6 +197,25 @@ def test_kernels_read_a_vector_for_every_tile_that_lacks_it() -> None:
     assert found.operations == 2 * (4 * 64 * 64 + 64 * 256 + 2 * 64 * 256)
     costs = [kernel_cost(recurrence, k, at) for k in schedule(backward)]
     assert sum(c.written for c in costs) >= 2 * (64 + 64 + 256)
+
+
+def test_states_of_three_dimensions_are_cut_into_smaller_tiles() -> None:
+    deep = """scan deep:
+    input q[K], k[K], a[A], v[V]
+    state S[K, A, V]
+    S = S + k * a * v
+    S -= k * (k @ S)
+    output o[A, V] = q @ S
+"""
+    recurrence, forward, _ = chunked(deep)
+    (walk,) = (k for k in schedule(forward, fused=True) if k.loop)
+    sizes = {"K": 16, "A": 64, "V": 64}
+    assert set(walk.tiled) == {"A", "V"}
+    found = kernel_cost(recurrence, walk, Setting(sizes, 2, 2, 16))
+    # sixteen programs read q and k; four of those that share a tile of A read it, and so for V
+    read = 2 * (16 * 2 * 16 + 4 * 64 + 4 * 64)
+    prepared = found.read - read
+    assert 0 <= prepared <= 16 * 2 * 16
 
 
 def test_settings() -> None:
@@ -321,4 +351,5 @@ def test_memory_where_states_move_entry_by_entry() -> None:
     four = rows_memory(forward, backward, less, 64 * 4).working
     assert rows_memory(forward, backward, less, 64 * 9).working == four
     assert rows_memory(forward, backward, less, 64 * 2).working == four / 2
-    assert one < four
+    widest = 64 * limits.ROWS * wide["V"]
+    assert 4 * 4 * widest < one < four

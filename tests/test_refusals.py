@@ -107,6 +107,8 @@ TABLE: list[tuple[str, list[str], str]] = [
      "state `s` is complex, and no matrix"),
     (T + "S = exp(complex(0, q * d)) * S + k * v; output o[V] = re(q @ S)", ["scan"],
      "the angle `q * d` differs along [K, V]"),
+    (T + "S *= exp(g); S += k * v; S *= exp(complex(0, q * d)); output o[V] = re(q @ S)", ["scan"],
+     "the angle `q * d` differs along [K, V]"),
     (T + "S = (z * z + 1) * S + k * v; output o[V] = re(q @ S)", ["scan"],
      "modulus and angle of `z * z + 1` are not written apart"),
     (T + "S = exp(complex(g, x)) * S + k * v; output o[V] = re(q @ S)", ["chunk"],
@@ -125,6 +127,19 @@ TABLE: list[tuple[str, list[str], str]] = [
     ("state S[K]; S = exp(g) * S + k; output o = q @ S", ["chunk"], "in chunks"),
     ("state S[K], Z[K, V]; S = exp(g) * S + k; Z = exp(g) * Z + k * v; "
      "output o[V] = (q @ Z) / (1 + (q @ S) ** 2)", ["chunk", "chunk"], "in chunks"),
+    ("state A[K, V], B[K, V], P[K, V], S[K, V]; A = tanh(d) * A + k * v; B = exp(g) * B + A; "
+     "P = 0.5 * P + k * v; S = exp(g) * S + P; output o[V] = q @ S + q @ B",
+     ["scan", "scan", "chunk"], "states that feed each other: tokens in chunks"),
+    ("state S[D], T[A]; S = exp(g) * S + 0.1 * sum[A](T) + e; T = 0.5 * T + a * sum[D](S); "
+     "output o[D] = S", ["sequential"], "`T` and `S` have different dimensions"),
+    ("state u[D], w[D]; u = exp(g) * u + x * w + e; w = 0.5 * w - u; output o[D] = u", ["scan"],
+     "each entry by itself"),
+    ("state S[K, A, V]; S = exp(-a * a) * S + k * (a * v - k @ S); output o[A, V] = q @ S",
+     ["sequential"], "the decay `exp(-a * a)` differs along [A]; this is to come"),
+    ("state h[D]: complex; param R[D, D']: complex; h = R @ h[D'] + e; output o[D]: complex = h",
+     ["sequential"], "`h` is a complex output"),
+    ("state h[D]: complex; param R[D, D']: complex; h = R @ h[D'] + e; output o[D] = re(h)",
+     ["convolution"], "powers of its matrix, computed once per call"),
     (S + "S *= exp(g)" + DELTA, ["chunk"],
      "low-rank updates and a decay (scalar): tokens in chunks, by matrix products; decays as sums"),
     (S + "S *= exp(c)" + DELTA, ["chunk"],
@@ -155,3 +170,42 @@ def test_the_form_and_the_reason(step: str, forms: list[str], words: str) -> Non
     found = program(step)
     assert sorted(c.form.value for c in found.components) == sorted(forms), reasons(found)
     assert any(words in reason for reason in reasons(found)), reasons(found)
+
+
+def test_each_way_to_move_states_together_has_a_reason() -> None:
+    """By matrices of rows and columns, and entry by entry."""
+    step = "state S[D], T[A]; S = exp(g) * S + 0.1 * sum[A](T) + e; T = 0.5 * T + a * sum[D](S); "
+    found = reasons(program(step + "output o[D] = S"))
+    assert "`T` and `S` have different dimensions" in found
+    assert "block of several states: `T` and `S` have different dimensions" in found
+
+
+# The form of the whole step, and of the stages of a chain.
+STAGES = [
+    ("state s: complex, S[K, V]: complex; s = z * s + g; S = exp(complex(g, x)) * S + k * v; "
+     "output o[V] = re(q @ S); output p = re(s)", "chain", ["scan", "chunk"]),
+    ("state h[D]: complex; param R[D, D']: complex; h = R @ h[D'] + e; output o[D] = re(h)",
+     "chain", ["invariant"]),
+    ("state h[D]: complex; param R[D, D']: complex; h = R @ h[D'] + e; output o[D]: complex = h",
+     "sequential", []),
+    ("state h; h = tanh(h + x); output o: complex = z * h", "sequential", []),
+    (S + "S = S + k * v; output o[V] = q @ S; output p: complex = z * x", "chain",
+     ["map", "chunk"]),
+    (S + "S = S + k * v; output o[V] = q @ S; output p = x * x", "chunk", []),
+    ("state h; h = tanh(h + x); output o = h; output p: complex = z * x",
+     "sequential", []),
+    ("state n, h; n = exp(g) * n + x; h = tanh(h + n); output o = h", "chain",
+     ["scan", "sequential"]),
+    (S + "S = exp(g) * S + k * v; output o[V] = silu(q @ lag(S, 0 + 1))", "chunk", []),
+    ("state n, Z[K, V]; n = exp(g) * n + x; Z = exp(n) * Z + k * v; output o[V] = q @ Z",
+     "chunk", []),
+    ("output o = x * lag(x, 2)", "chain", ["convolution"]),
+    ("state u[D], w[D]; u = exp(g) * u + x * w + e; w = 0.5 * w - u; output o[D] = u", "scan", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "form", "stages"), STAGES)
+def test_the_form_of_the_whole(step: str, form: str, stages: list[str]) -> None:
+    found = program(step)
+    assert found.form.value == form, found.reason
+    assert [s.form.value for s in found.stages] == stages

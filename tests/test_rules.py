@@ -28,6 +28,8 @@ FORMS = {
     "exponents": ("chunk", ""), "turned_square": ("chunk", ""), "decayed_square": ("chunk", ""),
     "marked": ("chunk", ""), "separable": ("chunk", ""), "shared_out": ("chunk", ""),
     "strength_of_the_largest": ("chunk", ""), "strength_of_all": ("chunk", ""),
+    "written_beside_momentum": ("chunk", ""), "two_pairs": ("chain", ""),
+    "one_more": ("chunk", ""),
     "parts_missing": ("sequential", "tanh"),
     "within_a_sum": ("chunk", ""), "looked_at": ("chunk", ""), "probed_sum": ("chunk", ""),
 }  # fmt: skip

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy in th
 
 SCANS = (
     "chunk/reads_everywhere", "chunk/three_decays", "decays/both_decays", "simple_gla",
-    "delta_net", "gla", "linear_attention", "rules/strength_of_the_largest",
+    "delta_net", "gla", "linear_attention", "rules/strength_of_the_largest", "rules/one_more",
 )  # fmt: skip
 
 

@@ -18,7 +18,9 @@ EXPRESSIONS = """
     clamp(x, y, z); stopgrad(x); where(x > y, x, y); where(x >= y and y < z, x, y)
     where(x > y or y > z, x, y); where(not x > y, x, y); where(x > y and (y > z or z > x), x, y)
     where(x > y and y > z or z > x, x, y); where(not (x > y and y > z), x, y); where(x != y, x, y)
-    where(x == y, x, y); where(x <= y, x, y); where(x + y < z, x, y); lag(x, 2); lag(x + y, 1)
+    where(x == y, x, y); where(x <= y, x, y); where(not x == y, x, y); where(not x != y, x, y)
+    where(not x < y, x, y); where(not x <= y, x, y); where(not x >= y, x, y)
+    where(x + y < z, x, y); lag(x, 2); lag(x + y, 1)
     q @ k; q @ (k * x); q @ k * x; (q + k) @ q; -q @ k; sum[K](q); mean[K](q + k); max[K](q)
     sum[K](l2norm[K](q)); sum[K](softmax[K](x * q)); m @ q; t * x
     x - 2; 2 * x; x * 0.5; x ** 0.5; -2.5 * x; sum[K](iota(K) * q); q @ k + x; x - q @ k

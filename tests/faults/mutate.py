@@ -40,13 +40,13 @@ from tests.faults.mutants import FOLDERS, Mutant, drawn, mutated, reach, text_of
 SPECS = ("chunk", "decays", "chains", "turning", "semiring", "coupled", "blocks", "elementwise",
     "coupled_matrices", "invariant", "bounded", "rules",
 )  # fmt: skip
-# Tests that look inside; and those, for `--again`, whose numbers a changed plan may turn.
-QUICK = ("analysis_ranges", "ranges_rules", "complex_rules", "costs", "refusals", "told", "page",
-    "hoist", "analysis", "limits", "state_map",
+# Tests that look inside; and those, for `--again --slow`, whose numbers a changed plan may turn.
+QUICK = ("analysis_ranges", "ranges_rules", "complex_rules", "cut", "costs", "refusals", "told",
+    "page", "hoist", "separate", "analysis", "limits", "state_map", "carry_map", "prepared",
 )  # fmt: skip
-SLOW = ("chunk_program", "schedules", "semiring", "chains", "blocks", "elementwise", "coupled",
-    "coupled_matrices", "rules", "tiles", "invariant", "stacked", "slopes", "turning",
-    "analysis_drawn", "bench",
+SLOW = ("chunk_program", "semiring", "chains", "blocks", "elementwise", "coupled",
+    "coupled_matrices", "tiles", "invariant", "stacked", "slopes", "turning",
+    "analysis_drawn", "memory",
 )  # fmt: skip
 IMPORTED = ("torch", "numpy", "sympy", "lark", "jinja2", "click", "rich", "triton", "coverage",
     "pytest", "hypothesis", "triton.language", "torch._dynamo",
@@ -269,7 +269,10 @@ def main() -> None:
     p.add_argument("--number", type=int, default=300)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--workers", type=int, default=1)
-    p.add_argument("--again", action="store_true", help="try survivors by all tests")
+    p.add_argument(
+        "--again", action="store_true", help="try survivors without a reason by all tests"
+    )
+    p.add_argument("--slow", action="store_true", help="by the slower tests")
     p.add_argument("--report", action="store_true", help="write docs/mutation.md and end")
     p.add_argument("--out", type=Path, default=ROOT / "build" / "mutants")
     p.add_argument("--results", type=Path, default=survey.RESULTS)
@@ -285,7 +288,9 @@ def main() -> None:
     mutants = kept_draw(args.out, args.number, args.seed)
     if args.again:
         survivors = [(m, before[m.key]) for m in mutants if m.key in before]
-        left = [(m, x) for m, x in survivors if x["by"] is None]
+        told = survey.reasons()
+        told_of = {k: (x["file"], x["text"], x["became"]) in told for k, x in before.items()}
+        left = [(m, x) for m, x in survivors if x["by"] is None and not told_of[m.key]]
     else:
         left = [(m, None) for m in mutants if m.key not in before]
     with tempfile.TemporaryDirectory() as scratch:
@@ -293,7 +298,7 @@ def main() -> None:
         for n in range(args.workers):
             folder = altered(Path(scratch) / str(n), Path("log"), "")
             if n == 0:
-                found = known(args.out, folder, (*QUICK, *SLOW) if args.again else QUICK)
+                found = known(args.out, folder, SLOW if args.slow else QUICK)
             if n + 1 < args.workers and (process := os.fork()):
                 workers.append(process)
                 continue

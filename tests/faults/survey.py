@@ -18,7 +18,8 @@ PAGE = ROOT / "docs" / "mutation.md"
 KINDS = {
     "equivalent": "No check can tell it from the compiler: nothing that it computes is different.",
     "speed": "All numbers are right; code is slower or larger, or a form is not taken.",
-    "words": "A sentence of `explain`, or the place of an error, is different.",
+    "rounding": "Numbers differ by rounding alone, within the bounds of the judge.",
+    "words": "A sentence of `explain`, a message or a name in generated code is different.",
     "gap": "A check is missing.",
 }
 
@@ -57,19 +58,22 @@ def scores(lines: Sequence[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def page(lines: Sequence[dict[str, Any]]) -> str:
-    """`docs/mutation.md`: the scores, and every survivor with its reason."""
+def reasons() -> dict[tuple[str, str, str], dict[str, str]]:
+    """Kind and reason of survivors, by file, line and changed line."""
     import tomllib  # of Python 3.11
 
-    reasons = {
-        (x["file"], x["text"], x["became"]): x
-        for x in tomllib.loads(REASONS.read_text(encoding="utf-8")).get("survivor", ())
-    }
+    found = tomllib.loads(REASONS.read_text(encoding="utf-8")).get("survivor", ())
+    return {(x["file"], x["text"], x["became"]): x for x in found}
+
+
+def page(lines: Sequence[dict[str, Any]]) -> str:
+    """`docs/mutation.md`: the scores, and every survivor with its reason."""
+    known = reasons()
     survivors = [x for x in lines if x["by"] is None]
-    trees = ", ".join(f"{n} of `{t}`" for t, n in Counter(x["tree"] for x in lines).items())
-    out = [HEAD.format(count=len(lines), trees=trees), scores(lines), ""]
+    trees = list(dict.fromkeys(x["tree"] for x in lines))
+    out = [HEAD.format(count=len(lines), first=trees[0], last=trees[-1]), scores(lines), ""]
     unknown = {"kind": "gap", "reason": "not looked at"}
-    told = [(x, reasons.get((x["file"], x["text"], x["became"]), unknown)) for x in survivors]
+    told = [(x, known.get((x["file"], x["text"], x["became"]), unknown)) for x in survivors]
     for kind, meaning in KINDS.items():
         mine = [(x, r["reason"]) for x, r in told if r["kind"] == kind]
         if mine:
@@ -84,11 +88,11 @@ def page(lines: Sequence[dict[str, Any]]) -> str:
 HEAD = """# Mutation testing
 
 Written by `python -m tests.faults.mutate --report` from `tests/faults/results.jsonl` and
-`tests/faults/survivors.toml`. {count} changes of `analysis/`, `plan/` and `kernels/` were drawn at
-random and judged, of the commits: {trees}. How is told in `tests/faults/mutate.py`; `make mutate`
-does it anew.
+`tests/faults/survivors.toml`. {count} small changes of `analysis/`, `plan/` and `kernels/` were
+drawn at random and judged, at commits from `{first}` to `{last}`. `make mutate` does it anew;
+`tests/faults/mutate.py` tells how.
 
-Columns: the compiler raised, or hung; the judge found wrong numbers; a test failed.
+By what they were caught: the compiler raised or hung, the judge found wrong numbers, a test failed.
 """
 
 

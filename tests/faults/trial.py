@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 # Seconds of a core that the compilations, and the tests that run after them, may take in all.
-COMPILING, TESTING = 5.0, 6.0
+COMPILING, TESTING = 5.0, 12.0
 ON_TRITON = 3  # modules that come out otherwise and are judged on Triton, too
 WIDE = 1  # and of those in several tiles
 HANGS = 25  # seconds of a core after which a single compilation, run or test is said to hang
