@@ -13,7 +13,8 @@ from scandsl.driver import check
 EXPRESSIONS = """
     x + y; x - y; x * y; x / y; x ** y; x % y; -x; x - (y - z); x - y - z; x + y + z; (x + y) * z
     x * y + z; x * (y + z); x / (y * z); x / y / z; x / (y / z)
-    x ** (y ** z); (x + y) ** z; -(x + y); -x * y; (-x) ** y; x ** (-y); x - -y; -(x * y)
+    x ** (y ** z); (x ** y) ** z
+    (x + y) ** z; -(x + y); -x * y; (-x) ** y; x ** (-y); x - -y; -(x * y)
     x % (y % z); (x + y) % z; exp(x); exp(-x - y); max(x, y); min(x + y, z); logaddexp(x, y)
     clamp(x, y, z); stopgrad(x); where(x > y, x, y); where(x >= y and y < z, x, y)
     where(x > y or y > z, x, y); where(not x > y, x, y); where(x > y and (y > z or z > x), x, y)

@@ -117,7 +117,8 @@ def _compound(values: Sequence[Value], op: Op, depth: int) -> Text:  # noqa: C90
                 return call(fn, a, b)
             sign, level = _INFIX[fn]
             tight = level + (fn not in ("add", "mul", "and", "or"))
-            return f"{sub(a, level)} {sign} {sub(b, tight)}", level
+            left = level + (fn == "pow")  # the right one of two powers comes first
+            return f"{sub(a, left)} {sign} {sub(b, tight)}", level
         case Contract(a, b, over):
             shared = set(values[a].dims) & set(values[b].dims)
             sign = "@" if shared == set(over) else f"@[{', '.join(over)}]"
