@@ -80,6 +80,7 @@ _MODULE_OWN = frozenset(
         "nullcontext",
         "os",
         "pairwise",
+        "warnings",
         "triton",
         "tl",
     }
