@@ -276,7 +276,7 @@ def test_many_products_of_matrices_fit_on_chip(target: Target) -> None:
         assert kernel["shared_bytes"] <= SHARED[target], kernel
 
 
-TOO_LARGE = {("based", SM80), ("based", GFX942)}
+UNCOMPILED = {("mamba2", SM100)}  # a pass of Triton 3.6 and 3.7.1 fails on the backward's chunks
 ALL = (*FAMILY, "chunk/reads_everywhere", "chunk/gated_by_matrix", "chunk/resets", "chunk/bonus")
 
 
@@ -284,6 +284,11 @@ ALL = (*FAMILY, "chunk/reads_everywhere", "chunk/gated_by_matrix", "chunk/resets
 @pytest.mark.parametrize("target", SHARED, ids=lambda t: f"{t[0]}-{t[1]}")
 @pytest.mark.parametrize("scan", ALL)
 def test_all_kernels_fit_every_target(scan: str, target: Target) -> None:
+    if (scan, target) in UNCOMPILED:
+        (kernels,) = ask([request(scan, 64, "bfloat16", target)])
+        (fault,) = faults(64, "bfloat16", target, kernels)
+        assert "backward_chunk" in fault and "PassManager" in fault
+        pytest.xfail(fault)
     check(scan, [(size, dtype, target) for size, dtype in product(SIZES, DTYPES)])
 
 
@@ -293,9 +298,6 @@ def test_all_kernels_fit_every_target(scan: str, target: Target) -> None:
 def test_kernels_of_chunked_examples_fit_every_target(scan: str, target: Target) -> None:
     (kernels,) = ask([request(scan, 64, "bfloat16", target, **SIZED.get(scan, {}))])
     found = faults(64, "bfloat16", target, kernels)
-    if (scan, target) in TOO_LARGE:
-        assert len(found) == 1 and "backward_carry" in found[0], found
-        pytest.xfail("the backward's walk holds the state whole: 227,400 and 214,016 bytes")
     assert kernels and not found, kernels
 
 
