@@ -73,6 +73,6 @@ def test_states_no_larger_than_the_inputs_are_all_kept(tmp_path: Path) -> None:
     for spec, count in ((VECTOR, 130), (MATRIX, 3)):
         module, recurrence = built(spec, tmp_path, "small", "sequential")
         dims = {d.name: 8 for d in recurrence.dims}
-        sizes = module._Sizes(2, 130, 2, 2, False, dims, *[torch.float32] * 3)
+        sizes = module._Sizes(2, 130, 2, 2, False, dims, *[torch.float32] * 3, torch.device("cpu"))
         shapes = module._saved_shapes(module._SMALL, sizes, True)
         assert {shape[0] for shape, _ in shapes} == {count}

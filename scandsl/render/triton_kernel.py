@@ -405,12 +405,12 @@ class KernelRenderer:
 
     # ------------------------------------------------------------ body
 
-    def _tiles(self) -> list[str]:
+    def _tiles(self, dims: Iterable[str] = ()) -> list[str]:
         """Offsets and masks of the dimensions; the tiled ones take their part of the grid."""
         out = []
         rest = "tile"
         tiled = [d for d in self.user_dims if d in self.kernel.tiled]
-        for dim in self.user_dims:
+        for dim in dims or self.user_dims:
             if self.kernel.strips is not None and dim == self.kernel.strips.dim:
                 continue
             n = self.names.dims[dim]
@@ -582,7 +582,8 @@ class KernelRenderer:
             f"{self.names.tensor(c.name)}_seq = {self._seq_base(c.dims)}"
             for c in self.kernel.carries
         ]
-        return [*lines, *self._tiles(), *bases]
+        wanted = {*self.kernel.tiled, *(d for c in self.kernel.carries for d in c.dims)}
+        return [*lines, *self._tiles([d for d in self.user_dims if d in wanted]), *bases]
 
     def _chunk_body(self) -> list[str]:
         p, refs = self.printer, self.kernel.refs
