@@ -15,15 +15,14 @@ from scandsl.kernels.schedule import Kernel
 from scandsl.kernels.step import StepProgram
 from scandsl.plan.launches import Rule
 
+_MANY = 40  # products whose operands leave room for tiles half as wide (several updates in a step)
+
 
 def rule(kernel: Kernel, deep: bool) -> Rule:
     """How a kernel is launched where nothing was measured; `deep` states have three dimensions."""
     narrow = kernel.loop or kernel.products > _MANY
     tile = "deep" if deep else "walk" if narrow else "chunk"
     return Rule(tile, _least(kernel), kernel.stages)
-
-
-_MANY = 40  # products whose operands leave room for tiles half as wide (several updates in a step)
 
 
 def _least(kernel: Kernel) -> int:

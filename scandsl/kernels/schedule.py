@@ -209,8 +209,7 @@ def _kernel(
     carries = program.carries if loop else ()
     stores = program.stores
     roots = [c.next for c in carries] + [s.value for s in stores]
-    marks = reach(program, roots)
-    refs = tuple(r for r in range(len(program.values)) if marks[r])
+    refs = _made_of(program, roots)
     values = [program.values[r] for r in refs]
     loaded = [v.op.name for v in values if isinstance(v.op, Load)]
     kept = (*program.carries, *program.saved)
