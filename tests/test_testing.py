@@ -134,7 +134,10 @@ def test_relative_rms() -> None:
 
 
 def test_the_table_of_tolerances() -> None:
-    assert tolerance(torch.float64, Role.OUTPUT, 1.0) == 1e-9
+    assert tolerance(torch.float64, Role.OUTPUT, 0.2) == 1e-9
+    assert tolerance(torch.float64, Role.OUTPUT, 1.0) == 2.0**-28
+    assert tolerance(torch.float64, Role.OUTPUT, 1e6) == 10 * 2.0**-28
+    assert tolerance(torch.float64, Role.OUTPUT, math.inf) == 1e-9
     assert tolerance(torch.float32, Role.OUTPUT, 1e-7) == 1e-5
     assert tolerance(torch.float32, Role.GATE, 1e-4) == 2e-4
     assert tolerance(torch.bfloat16, Role.VECTOR, 1.0) == 0.008

@@ -90,6 +90,13 @@ def _logaddexp(a, b):
     return tl.where(a == b, top + 0.6931471805599453, top + _log1p(tl.exp(gap)))
 
 
+def _sum_of_sums(x):
+    # of sums, as the last of running sums: for sm_100 Triton fails to lay out sums of sums
+    ROWS: tl.constexpr = x.shape[0]
+    last = tl.arange(0, ROWS) == ROWS - 1
+    return tl.sum(tl.where(last, tl.cumsum(x, 0), 0.0), 0)
+
+
 def _in_branch(a, b, count, PRECISION: tl.constexpr):
     # a product, in a branch that is always taken: outside of one Triton hands rows of it to all
     # warps if it goes into another product, and warps beyond the first four repeat their work

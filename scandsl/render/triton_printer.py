@@ -499,7 +499,9 @@ class TritonPrinter:
         dims = self.dims(op.x)
         clean = self.tiles[op.x].clean - frozenset(op.over)
         if op.fn in ("sum", "mean"):
-            total = self._sum_axes(self.cleaned(op.x, op.over), dims, op.over)
+            text = self.cleaned(op.x, op.over)
+            again = dims == (ROW,) and self._of_row_sums(op.x)
+            total = f"_sum_of_sums({text})" if again else self._sum_axes(text, dims, op.over)
             if op.fn == "mean":
                 total = f"({total} / {self._size(op.over)})"
             return Tile(total, False, clean)
@@ -520,6 +522,21 @@ class TritonPrinter:
         spread = self._spread(safe, kept, dims)
         total = self._sum_axes(f"tl.exp({filled} - {spread})", dims, op.over)
         return self._plain(f"(tl.log({total}) + {safe})")
+
+    def _of_row_sums(self, ref: Ref) -> bool:
+        """Whether numbers per row are made of sums over rows' entries, none of them a running sum."""
+        todo, seen = [ref], set[Ref]()
+        while todo:
+            place = todo.pop()
+            op = self.values[place].op
+            per_row = self.dims(place) == (ROW,) and not isinstance(op, CumSum | CumProd)
+            if place in seen or not per_row:
+                continue
+            if isinstance(op, Reduce | Contract):
+                return True
+            seen.add(place)
+            todo += operands(op)
+        return False
 
     def _first_of_largest(self, op: Reduce, dims: Dims) -> Tile:
         """`argmax` over several dimensions: the least row-major place where the largest is."""
