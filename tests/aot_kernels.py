@@ -120,10 +120,12 @@ def _part(value: Any, parameter: Any) -> str:
 def main() -> None:
     """Answer requests."""
     os.environ.pop("TRITON_INTERPRET", None)
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # Triton's passes write to the standard output now and then
     for line in sys.stdin:
         request = json.loads(line)
         answer = {"compile": compiled, "keys": keys}[request["do"]](request)
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
