@@ -524,7 +524,7 @@ class TritonPrinter:
         return self._plain(f"(tl.log({total}) + {safe})")
 
     def _of_row_sums(self, ref: Ref) -> bool:
-        """Whether numbers per row are made of sums over rows' entries, none of them a running sum."""
+        """Whether numbers per row are made of sums over rows' entries, with no running sum."""
         todo, seen = [ref], set[Ref]()
         while todo:
             place = todo.pop()
