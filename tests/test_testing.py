@@ -279,7 +279,7 @@ def test_rounding_is_judged_on_numbers_next_to_each_other() -> None:
 def test_neighbours_keep_what_is_promised(gated: Recurrence) -> None:
     (case, _) = standard_cases(gated, 5)
     bench = Bench.prepare(gated, case, torch.float32, 0, "cpu")
-    near = bench.next_to(0)
+    near = bench.next_to(case, 0)
     for x in (*gated.inputs, *gated.params):
         one, other = bench.data.tensors[x.name], near.data.tensors[x.name]
         promised = x.range is not None or x.unit
