@@ -32,7 +32,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import ROOT, environment, version, write_json
-from scandsl.plan.limits import SHARED
+from scandsl.plan.limits import SHARED, TENSOR_COLUMNS
 
 if TYPE_CHECKING:
     from scandsl.testing.aot import Launch
@@ -328,7 +328,10 @@ def _was(kernel: Mapping[str, Any], was: Mapping[str, Any] | None, key: str, uni
 def _misfit(kernel: Mapping[str, Any], target: str) -> str:
     """A mark at what is more than a program may have."""
     room = SHARED.get(target, math.inf)
-    return f" **of {room // 1024}**" if kernel["shared_bytes"] > room else ""
+    if kernel["shared_bytes"] > room:
+        return f" **of {room // 1024}**"
+    columns = kernel.get("tensor_columns", 0)
+    return f" **and {columns} columns of {TENSOR_COLUMNS}**" if columns > TENSOR_COLUMNS else ""
 
 
 def _warps(kernel: Mapping[str, Any], target: str) -> int | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from scandsl.plan.limits import TENSOR_COLUMNS
 from tests.generated import ROOT
 
 TRITON = tuple(map(int, pytest.importorskip("triton").__version__.split(".")[:2]))
@@ -72,6 +73,8 @@ def faults(
             continue
         if kernel["shared_bytes"] > SHARED[target]:
             found.append(f"{name}: {kernel['shared_bytes']} bytes of shared memory")
+        if kernel["tensor_columns"] > TENSOR_COLUMNS:
+            found.append(f"{name}: {kernel['tensor_columns']} columns of tensor memory")
         if target == SM90 and dtype == "bfloat16" and "_forward_" in name:
             units = kernel["matrix_instructions"]
             if not units.get("HGMMA", 0) and not units.get("HMMA", 0):
@@ -169,6 +172,16 @@ def test_one_of_each_structure_compiles_elsewhere(scan: str) -> None:
 def test_sums_of_sums_compile_for_blackwell() -> None:
     """A gradient per token, a sum over its entries, is summed again for the heads' params."""
     check("mamba2", [(64, "bfloat16", SM100)])
+
+
+def test_crowded_kernels_find_registers_on_blackwell() -> None:
+    """With four warps ptxas gives up on it: the rule has eight for this target alone."""
+    here, there = ask(
+        request("gated_delta_net", 64, "bfloat16", target, only="_backward_chunk")
+        for target in (SM90, SM100)
+    )
+    assert [k["warps"] for k in (*here, *there)] == [4, 8]
+    assert not faults(64, "bfloat16", SM100, there)
 
 
 def test_hopper_s_matrix_units_are_used() -> None:
@@ -316,23 +329,12 @@ def test_all_kernels_fit_every_target(scan: str, target: Target) -> None:
     check(scan, [(size, dtype, target) for size, dtype in product(SIZES, DTYPES)])
 
 
-# ptxas gives up on these kernels for sm_100 with four warps a program, not with eight.
-SHORT_OF_REGISTERS = {
-    "hgrn2", "conv_gated_delta_rule", "gated_delta_net", "rwkv7", "delta_product",
-}  # fmt: skip
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("target", SHARED, ids=lambda t: f"{t[0]}-{t[1]}")
 @pytest.mark.parametrize("scan", [*FIRST, *REST])
 def test_kernels_of_chunked_examples_fit_every_target(scan: str, target: Target) -> None:
     (kernels,) = ask([request(scan, 64, "bfloat16", target, **SIZED.get(scan, {}))])
-    found = faults(64, "bfloat16", target, kernels)
-    if target == SM100 and scan in SHORT_OF_REGISTERS:
-        (fault,) = found
-        assert "backward_chunk" in fault and "Register allocation failed" in fault
-        pytest.xfail(fault)
-    assert kernels and not found, kernels
+    assert kernels and not faults(64, "bfloat16", target, kernels), kernels
 
 
 # ---------------------------------------------------------------- what compiles a kernel anew

@@ -16,13 +16,15 @@ from scandsl.kernels.step import StepProgram
 from scandsl.plan.launches import Rule
 
 _MANY = 40  # products whose operands leave room for tiles half as wide (several updates in a step)
+_APART = 4096  # numbers of a tile: 64 x 64, which every kernel of four warps has 32 registers for
 
 
 def rule(kernel: Kernel, deep: bool) -> Rule:
     """How a kernel is launched where nothing was measured; `deep` states have three dimensions."""
     narrow = kernel.loop or kernel.products > _MANY
     tile = "deep" if deep else "walk" if narrow else "chunk"
-    return Rule(tile, _least(kernel), kernel.stages)
+    least = _least(kernel)
+    return Rule(tile, least, kernel.stages, min(least, _APART) if _is_crowded(kernel) else least)
 
 
 def _least(kernel: Kernel) -> int:
@@ -32,6 +34,11 @@ def _least(kernel: Kernel) -> int:
     walked = () if kernel.strips is None else kernel.strips.sums
     matrices = sum(len(kernel.program.values[r].dims) > 1 for r in walked)
     return 0 if matrices > 2 else 8193
+
+
+def _is_crowded(kernel: Kernel) -> bool:
+    """Whether it makes several results of one chunk: the gradients of its inputs."""
+    return not kernel.loop and len(kernel.stores) > 1
 
 
 # ---------------------------------------------------------------- structure

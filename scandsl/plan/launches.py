@@ -39,12 +39,15 @@ class Rule:
     """How a kernel is launched where nothing was measured.
 
     `tile` is a key of `TILES`; a program has eight warps if its largest tile holds `least` numbers,
-    else four; `stages` are the chunks whose tiles are loaded at a time.
+    else four; `stages` are the chunks whose tiles are loaded at a time.  `apart` is `least` on GPUs
+    that keep sums of products in a memory of their own (sm_100 to sm_110): to be worked with they
+    come back into registers, all at once where the compiler likes it so.
     """
 
     tile: str
     least: int
     stages: int
+    apart: int
 
 
 @dataclass(frozen=True, slots=True)

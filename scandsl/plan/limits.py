@@ -13,6 +13,9 @@ SHARED = {
 }  # fmt: skip
 """Bytes of shared memory that one program may have, by architecture."""
 
+TENSOR_COLUMNS = 512
+"""Columns of the memory for sums of products that one program may have, where there is one."""
+
 LOOP_TILE = 64
 """Largest tile of a dimension that the kernels over time cut over the grid."""
 

@@ -191,7 +191,10 @@ class ChunkTriton(ChunkForm):
             lines.append(f"    {argument}={self._argument(argument, kernel, texts, blocks)},")
         widths = [blocks[self.names.dims[d]] for d in rendered.dims if self._is_wide(d)]
         deep = ["axes=3"] if self._is_deep() else []
-        warps = f"_warps({', '.join([str(by_rule.least), *widths, *deep])})"
+        least = str(by_rule.least)
+        if by_rule.apart != by_rule.least:
+            least = f"{by_rule.apart} if _sums_apart({self.first}.device) else {least}"
+        warps = f"_warps({', '.join([least, *widths, *deep])})"
         lines.append(f"    num_warps={self._measured(kernel, 'warps')}{warps},")
         lines.append(f"    num_stages={self._measured(kernel, 'stages')}{by_rule.stages},")
         lines.append(")")

@@ -22,7 +22,7 @@ import torch
 
 from scandsl.driver import OptionError
 from scandsl.ir.nodes import Recurrence
-from scandsl.plan.limits import SHARED
+from scandsl.plan.limits import SHARED, TENSOR_COLUMNS
 from scandsl.testing.compare import backends
 
 _TYPES = {
@@ -46,7 +46,9 @@ class Launch:
 class Compiled:
     """What a compiled kernel needs of a multiprocessor; `None` where the target does not tell.
 
-    `loads` counts the instructions that read global memory, by the bits that each thread gets.
+    `loads` counts the instructions that read global memory, by the bits that each thread gets;
+    `tensor_columns` are those of the memory for sums of products, where there is one.  A kernel
+    that needs more than there are is compiled to one that does nothing but stop.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Compiled:
     matrix_instructions: Mapping[str, int]
     loads: Mapping[str, int]
     warps: int
+    tensor_columns: int = 0
 
 
 class _Recorder:
@@ -103,19 +106,26 @@ def compile_launch(launch: Launch, backend: str, arch: int | str) -> Compiled:
         registers, spilled, counts, loads = binary
     return Compiled(
         launch.function.__name__, f"{backend}:{arch}", registers, spilled,
-        compiled.metadata.shared, counts, loads, launch.warps,
+        compiled.metadata.shared, counts, loads, launch.warps, _columns(compiled),
     )  # fmt: skip
 
 
 def misfit(launch: Launch, target: str) -> str | None:
-    """Why a launch does not fit a target's shared memory, if that is known and it does not."""
+    """Why a launch does not fit a target's memories, if these are known and it does not."""
     room = SHARED.get(target)
     if room is None:
         return None
-    taken = _compiled(launch, *target_of(target)).metadata.shared
-    if taken <= room:
-        return None
-    return f"needs {taken:,} bytes of shared memory, there are {room:,}"
+    compiled = _compiled(launch, *target_of(target))
+    taken, columns = compiled.metadata.shared, _columns(compiled)
+    if taken > room:
+        return f"needs {taken:,} bytes of shared memory, there are {room:,}"
+    if columns > TENSOR_COLUMNS:
+        return f"needs {columns} columns of tensor memory, there are {TENSOR_COLUMNS}"
+    return None
+
+
+def _columns(compiled: Any) -> int:
+    return int(getattr(compiled.metadata, "tmem_size", None) or 0)
 
 
 def _compiled(launch: Launch, backend: str, arch: int | str) -> Any:
@@ -254,6 +264,8 @@ def described(kernels: list[Compiled]) -> list[str]:
             words.insert(
                 0, f"{kernel.registers} registers, {kernel.spilled_bytes or 0} bytes spilled"
             )
+        if kernel.tensor_columns > TENSOR_COLUMNS:
+            words.append(f"{kernel.tensor_columns} columns of tensor memory: does not fit")
         units = {n: c for n, c in kernel.matrix_instructions.items() if "MMA" in n}
         words += [f"{count} {name}" for name, count in units.items()] or ["no matrix instructions"]
         out.append(f"    {kernel.name.strip('_')}: {', '.join(words)}")
