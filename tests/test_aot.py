@@ -164,6 +164,14 @@ def test_shipped_launches_are_found(scan: str) -> None:
         assert kernel["matrix_instructions"].get("HGMMA", 0) > 0, kernel
 
 
+@pytest.mark.parametrize("scan", ["hgrn2", pytest.param("delta_product", marks=pytest.mark.slow)])
+def test_shipped_launches_fit_tensor_memory(scan: str) -> None:
+    """Without them kernels are compiled to a stop, as Triton does with what does not fit."""
+    (kernels,) = ask([request(scan, 128, "bfloat16", SM100, only="_backward_")])
+    assert kernels and not faults(128, "bfloat16", SM100, kernels)
+    assert all(k["matrix_instructions"].get("UTCHMMA", 0) > 0 for k in kernels), kernels
+
+
 @pytest.mark.parametrize("scan", STRUCTURES)
 def test_one_of_each_structure_compiles_elsewhere(scan: str) -> None:
     check(scan, [(64, "bfloat16", target) for target in (SM80, SM100, GFX942)])
