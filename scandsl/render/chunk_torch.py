@@ -204,10 +204,14 @@ class ChunkTorch(ChunkForm):
         names: Names,
         kept: dict[str, str],
         inside: frozenset[Ref],
-    ) -> tuple[list[str], dict[Ref, str]]:
-        """Statements that lay out what the program reads, and the names they give it."""
+    ) -> tuple[list[str], dict[Ref, str], dict[Ref, str]]:
+        """Statements that lay out what the program reads, and the names they give it.
+
+        The last names are for masks of rows where only choices ask.
+        """
         lines: list[str] = []
         leaf: dict[Ref, str] = {}
+        gaps: dict[Ref, str] = {}
         for ref, value in self._used(program, refs):
             match value.op:
                 case Input(name):
@@ -227,7 +231,11 @@ class ChunkTorch(ChunkForm):
                     self.helpers.add("_param")
                 case Row():
                     leaf[ref] = names.fresh("rows")
-                    lines.append(f"{leaf[ref]} = {self._row_mask(program, ref, inside)}")
+                    asked, chosen = self._askers(program, ref, inside)
+                    lines.append(f"{leaf[ref]} = {self._row_mask(asked)}")
+                    if asked and chosen:
+                        gaps[ref] = names.fresh("gaps")
+                        lines.append(f"{gaps[ref]} = {self._row_mask(False)}")
                 case Load(name) if name == POSITION:
                     leaf[ref] = names.fresh("position")
                     heads = "[:, :, 0]" if self._before else ""
@@ -244,17 +252,24 @@ class ChunkTorch(ChunkForm):
                     leaf[ref] = self.arg[name]
                 case _:
                     pass
-        return lines, leaf
+        return lines, leaf, gaps
 
-    def _row_mask(self, program: ChunkProgram, rows: Ref, inside: frozenset[Ref]) -> str:
-        """Which rows hold a token; nothing if all do and only choices ask, before the loop."""
+    def _askers(
+        self, program: ChunkProgram, rows: Ref, inside: frozenset[Ref]
+    ) -> tuple[bool, bool]:
+        """Whether anything needs the mask of rows itself; whether choices before the loop ask."""
         users = [r for r, v in enumerate(program.values) if rows in operands(v.op)]
         walks = self._walks(program)
         if walks:
             users = [r for r in users if not isinstance(program.values[r].op, Recur)]
-        only = all(masks_rows(program.values, program.values[r], rows) for r in users)
-        only = only and (walks or inside.isdisjoint(users))
-        flags = f"{', needed=False' if only else ''}{', axes=1' if self._before else ''}"
+        chosen = [r for r in users if masks_rows(program.values, program.values[r], rows)]
+        if not walks:
+            chosen = [r for r in chosen if r not in inside]
+        return len(chosen) < len(users), bool(chosen)
+
+    def _row_mask(self, needed: bool) -> str:
+        """Which rows hold a token; unless that is needed, nothing where all do."""
+        flags = f"{'' if needed else ', needed=False'}{', axes=1' if self._before else ''}"
         return f"_row_mask(piece, device{flags})"
 
     def _rows(
@@ -278,7 +293,12 @@ class ChunkTorch(ChunkForm):
 
     # ------------------------------------------------------------ the three parts
 
-    def _scope(self, leaf: dict[Ref, str], numbers: frozenset[Ref]) -> Scope:
+    def _scope(
+        self,
+        leaf: dict[Ref, str],
+        numbers: frozenset[Ref],
+        gaps: dict[Ref, str] | None = None,
+    ) -> Scope:
         def find(ref: Ref, value: Value) -> Text | str | None:
             del value
             if ref in leaf:
@@ -286,7 +306,7 @@ class ChunkTorch(ChunkForm):
             return None
 
         by_heads = bool(self._before)
-        return Scope(leaf=find, sizes=self._sizes(), in_place=True, by_heads=by_heads)
+        return Scope(find, self._sizes(), in_place=True, by_heads=by_heads, gaps=gaps or {})
 
     def _scalars(self, program: ChunkProgram) -> frozenset[Ref]:
         return frozenset(r for r, v in enumerate(program.values) if isinstance(v.op, Scalar))
@@ -356,11 +376,13 @@ class ChunkTorch(ChunkForm):
         program = with_heads(program, self._before) if self._before else program
         parts = split(program)
         need = [r for r, v in enumerate(program.values) if not self._is_carry(program, v)]
-        lines, leaf = self._load_leaves(program, need, names, kept, frozenset(parts.inside))
+        inside = frozenset(parts.inside)
+        lines, leaf, gaps = self._load_leaves(program, need, names, kept, inside)
         for ref, value in enumerate(program.values):
             if self._is_carry(program, value) and isinstance(value.op, Load):
                 leaf[ref] = f"kept_{self.carry_arg(value.op.name)}"
-        printer = TorchPrinter(program.values, self._scope(leaf, self._scalars(program)), names)
+        scope = self._scope(leaf, self._scalars(program), gaps)
+        printer = TorchPrinter(program.values, scope, names)
         before = set(parts.before)
         walks = self._walks(program)
         wanted = self._boundary(printer, parts.before, parts.inside)

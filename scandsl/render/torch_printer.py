@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from scandsl.diagnostics import InternalError
 from scandsl.ir.nodes import (
@@ -107,6 +107,7 @@ class Scope:
     in_place: bool = False  # results may take the room of operands that nothing else looks at
     by_heads: bool = False  # the heads are one of the dimensions (`kernels.heads`)
     behind: frozenset[Ref] = frozenset()  # what a `where` elsewhere may leave out
+    gaps: Mapping[Ref, str] = field(default_factory=dict)  # masks of rows, `None` where all hold
 
 
 def literal(value: bool | int | float) -> Text:
@@ -155,6 +156,7 @@ _RISKY = frozenset(
 _NAME_OF_OP: Mapping[type, str] = {
     Contract: "dot", Reduce: "total", Where: "chosen", Normalize: "normal", CumSum: "running",
     Insert: "filled", Stack: "stacked", Expand: "wide", Cast: "cast", Select: "entry",
+    Segment: "spans",
 }  # fmt: skip
 
 
@@ -178,6 +180,7 @@ class TorchPrinter:
         self._spans: dict[tuple[Ref, bool, int], str] = {}
         self._known: Mapping[Ref, Span] = spans(values) if scope.in_place else {}
         self._slopes: dict[Ref, Slope | None] = {}
+        self._decays = self._exponents() if scope.in_place else frozenset()
         self._stacks: dict[Ref, list[str]] = {}
         self._runs: dict[Recur, str] = {}
         self._behind: frozenset[Ref] = frozenset()
@@ -418,9 +421,8 @@ class TorchPrinter:
                 return Text(f"torch.arange({self.scope.sizes[dim]}, device={self.scope.device})")
             case Unary() if ref in self._known:
                 return self._over_span(value, self._known[ref])
-            case Unary(fn, x):
-                of, cut = self._masked_exp(value) or (x, None)
-                return self._cut(self._unary(ref, fn, self._text[of], self.values[of]), cut, True)
+            case Unary():
+                return self._applied(ref, value, value.op)
             case Binary():
                 found = self._slope_of(ref)
                 return self._slope(value, found) if found else self._binary(ref, value, value.op)
@@ -497,7 +499,8 @@ class TorchPrinter:
             case Inverse(x):
                 return self.call("_triangular_inverse", self._text[x].text)
             case Segment(x):
-                return self.call("_segment_sum", self._text[x].text)
+                function = "_segment_decays" if ref in self._decays else "_segment_sum"
+                return self.call(function, self._text[x].text)
             case SegmentAdjoint(g):
                 return self.call("_segment_adjoint", self._text[g].text)
             case CumSum(x, dim, reverse, exclusive):
@@ -529,6 +532,13 @@ class TorchPrinter:
         return Text(f"{inner}.cumsum({axis})")
 
     # ------------------------------------------------------------ elementwise
+
+    def _applied(self, ref: Ref, value: Value, op: Unary) -> Text:
+        of, cut = self._masked_exp(value) or (op.x, None)
+        x = self._text[of]
+        if of in self._decays:
+            return self._cut(x, cut, x.fresh)
+        return self._cut(self._unary(ref, op.fn, x, self.values[of]), cut, True)
 
     def _unary(self, ref: Ref, fn: str, x: Text, of: Value) -> Text:
         if fn == "neg":
@@ -671,7 +681,7 @@ class TorchPrinter:
         x, y = self.operand(a, value.dims), self.operand(b, value.dims)
         mask = self.values[c].op
         if self.scope.in_place and isinstance(mask, Row) and masks_rows(self.values, value, c):
-            rows, after = self._text[c].text, len(value.dims) - 1 - value.dims.index(mask.dim)
+            rows, after = self._gaps(c), len(value.dims) - 1 - value.dims.index(mask.dim)
             return replace(self.call("_held", x.text, rows, str(after), y.text), fresh=x.fresh)
         if x.number and y.number:
             x = self._tensor(x, value.kind)
@@ -731,6 +741,24 @@ class TorchPrinter:
             return None
         cut = self._triangle(value, op, -math.inf)
         return None if cut is None else (op.a, cut)
+
+    def _exponents(self) -> frozenset[Ref]:
+        """The sums of logs over spans that only exponentials look at: printed as these."""
+        real = (r for r, v in enumerate(self.values) if v.kind is Kind.REAL)
+        sums = {r for r in real if isinstance(self.values[r].op, Segment)}
+        masked = {}
+        for ref, value in enumerate(self.values):
+            if isinstance(value.op, Where) and value.op.a in sums and value.op.b not in sums:
+                masked[ref] = value.op.a
+        seen = set()
+        for ref, value in enumerate(self.values):
+            exp = isinstance(value.op, Unary) and value.op.fn == "exp"
+            for x in operands(value.op):
+                if x in sums and not exp and ref not in masked:
+                    seen.add(x)
+                elif x in masked and self._masked_exp(value) is None:
+                    seen.add(masked[x])
+        return frozenset(sums - seen)
 
     def _capped(self, value: Value, op: Where) -> bool:
         """Whether a value is the slope of elu: one above zero, else `elu(x) + 1`, which is less."""
@@ -894,8 +922,11 @@ class TorchPrinter:
         if known.rows is None:
             return text
         after = len(value.dims) - 1 - value.dims.index(ROW)
-        rows = self._text[known.rows].text
-        return self.call("_held", text.text, rows, str(after), "0.0")
+        return self.call("_held", text.text, self._gaps(known.rows), str(after), "0.0")
+
+    def _gaps(self, rows: Ref) -> str:
+        """A mask of rows for those that only ask where one holds no token."""
+        return self.scope.gaps.get(rows, self._text[rows].text)
 
     def _several(self, q: Ref) -> list[str]:
         """How many queries a token has, where they are stacked."""
