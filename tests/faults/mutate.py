@@ -43,6 +43,7 @@ SPECS = ("chunk", "decays", "chains", "turning", "semiring", "coupled", "blocks"
 # Tests that look inside; and those, for `--again --slow`, whose numbers a changed plan may turn.
 QUICK = ("analysis_ranges", "ranges_rules", "complex_rules", "cut", "costs", "refusals", "told",
     "page", "hoist", "separate", "analysis", "limits", "state_map", "carry_map", "prepared",
+    "plans",
 )  # fmt: skip
 SLOW = ("chunk_program", "semiring", "chains", "blocks", "elementwise", "coupled",
     "coupled_matrices", "tiles", "invariant", "stacked", "slopes", "turning",
