@@ -63,6 +63,22 @@ scan varying:
     assert analyse(recurrence, "convolution").form is Form.SEQUENTIAL
 
 
+def test_a_constant_part_is_no_linear_function_of_what_drives() -> None:
+    """Beside a zero the real part drives alone; beside 0.3 it would lose that."""
+    text = """
+scan shifted:
+    input x
+    param A[N, N'], B[N]
+    state h[N]: complex
+    h = 0.2 * (A @ h[N']) + complex(x * B, {})
+    output y = re(sum[N](h))
+"""
+    for number, form in (("0", Form.CONVOLUTION), ("0.3", Form.SEQUENTIAL)):
+        (recurrence,) = check(Source("shifted.scan", text.format(number))).recurrences
+        (component,) = analyse(recurrence, "convolution").components
+        assert component.form is form
+
+
 @pytest.fixture(scope="module")
 def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     found = compile_source(SOURCE, Options(form="convolution"))
