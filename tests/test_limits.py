@@ -36,6 +36,13 @@ def test_tiles_are_those_of_the_launches(module):
     assert module._chunk_tile(torch.bfloat16) == (64 if torch.version.hip else limits.CHUNK_TILE)
 
 
+def test_blackwell_s_variants_share_their_limits():
+    assert (
+        limits.SHARED["sm_103"] == limits.SHARED["sm_100"] == limits.SHARED["sm_90"] == 227 * 1024
+    )
+    assert limits.SHARED["sm_120"] == limits.SHARED["sm_89"] == limits.SHARED["sm_86"] == 99 * 1024
+
+
 @pytest.mark.parametrize("size", [1, 3, 16, 17, 60, 64, 100, 128, 200, 256, 300])
 def test_blocks_and_chunks_are_those_of_the_launches(module, size):
     assert module._block(size) == limits.block(size)

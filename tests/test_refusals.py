@@ -8,7 +8,7 @@ import pytest
 
 from scandsl.analysis.program import Program
 from scandsl.diagnostics import Source
-from scandsl.driver import Options, plan
+from scandsl.driver import OptionError, Options, plan
 
 INPUTS = {
     "q": "q[K]", "k": "k[K]", "c": "c[K] in (-inf, 0]", "v": "v[V]", "d": "d[V]",
@@ -209,3 +209,20 @@ def test_the_form_of_the_whole(step: str, form: str, stages: list[str]) -> None:
     found = program(step)
     assert found.form.value == form, found.reason
     assert [s.form.value for s in found.stages] == stages
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 48, 512])
+def test_chunks_have_a_power_of_two_of_tokens(chunk: int) -> None:
+    with pytest.raises(OptionError, match=f"chunk length {chunk}: expected a power of two from 16"):
+        plan(SIMPLE, Options(chunk=chunk))
+
+
+@pytest.mark.parametrize("chunk", [16, 128, 256])
+def test_chunks_of_these_lengths_are_planned(chunk: int) -> None:
+    (found,) = plan(SIMPLE, Options(chunk=chunk))[1]
+    assert found.chunk == chunk
+
+
+SIMPLE = Source(
+    "s.scan", "scan s:\n    input x\n    state h\n    h = 0.5 * h + x\n    output y = h\n"
+)
