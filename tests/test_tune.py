@@ -333,7 +333,9 @@ def test_explain_shows_measured_launches() -> None:
     assert "launched with tiles of 64, 4 warps (8 from 4,096 numbers of a tile on)" in text
     kernels = explanation(one, source)["kernels"]
     assert as_data(_entry(PATH)) in kernels["measured"]
-    assert kernels["forward"]["launched"]["scan"] == {"tile": "walk", "least": 4096, "stages": 2}
+    assert kernels["forward"]["launched"]["scan"] == {
+        "tile": "walk", "least": 4096, "stages": 2, "apart": 4096,
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- the search
