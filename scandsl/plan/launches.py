@@ -25,8 +25,7 @@ SHIPPED = Path(__file__).with_name("launches.json")
 
 Its entries so far were not timed: with chunks as long as the rule has them the compiler for the
 architecture gives up on a kernel (delta rules of 256 x 256: 32 registers, 27 to 44 KB spilled), or
-sums of products need more tensor memory than there is (sm_100: HGRN2 and gated DeltaProduct, and
-scalar decays of 256 x 256 in float32).
+sums of products need more tensor memory than there is (sm_100: HGRN2 and gated DeltaProduct).
 """
 
 TILES = {"walk": LOOP_TILE, "chunk": CHUNK_TILE, "deep": DEEP_TILE}
