@@ -257,11 +257,18 @@ def _rule(plan: Plan, kernel: Kernel) -> Rule:
 
 def _rule_words(found: Rule, kernel: Kernel) -> str:
     """How a kernel is launched where nothing was measured."""
-    tiles = f"tiles of {TILES[found.tile]}, " if kernel.tiled else ""
+    tiles = f"tiles of {TILES[found.tile]}{_half(found)}, " if kernel.tiled else ""
     apart = f"; {found.apart:,} on sm_100 to sm_110" if found.apart != found.least else ""
     eight = f" (8 from {found.least:,} numbers of a tile on{apart})" if found.least else ""
     warps = "4 warps" + eight if found.least else "8 warps"
     return f"{tiles}{warps}, {found.stages} stage{'s' if found.stages > 1 else ''}"
+
+
+def _half(found: Rule) -> str:
+    """Where the sums of products do not leave room for the whole tile."""
+    if found.tile != "walk":
+        return ""
+    return f" ({TILES['walk'] // 2} {'' if found.full else 'in float32 '}on sm_100 to sm_110)"
 
 
 def _measured(plan: Plan) -> tuple[Measured, ...]:

@@ -330,11 +330,13 @@ def test_explain_shows_measured_launches() -> None:
     text = "\n".join(lines(one, source))
     assert "measured on interpreter, bfloat16, 32 x 32; chunks of 16:" in text
     assert "forward_scan: tile 16 warps 8 stages 3" in text
-    assert "launched with tiles of 64, 4 warps (8 from 4,096 numbers of a tile on)" in text
+    half = "32 in float32 on sm_100 to sm_110"
+    warps = "4 warps (8 from 4,096 numbers of a tile on)"
+    assert f"launched with tiles of 64 ({half}), {warps}" in text
     kernels = explanation(one, source)["kernels"]
     assert as_data(_entry(PATH)) in kernels["measured"]
     assert kernels["forward"]["launched"]["scan"] == {
-        "tile": "walk", "least": 4096, "stages": 2, "apart": 4096,
+        "tile": "walk", "least": 4096, "stages": 2, "apart": 4096, "full": False,
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from scandsl.kernels.step import StepProgram
 from scandsl.plan.launches import Rule
 
 _MANY = 40  # products whose operands leave room for tiles half as wide (several updates in a step)
+_FULL = 8  # products whose sums, of 64 columns each, fill the memory that sm_100 has for them
 _APART = 4096  # numbers of a tile: 64 x 64, which every kernel of four warps has 32 registers for
 
 
@@ -24,7 +25,8 @@ def rule(kernel: Kernel, deep: bool) -> Rule:
     narrow = kernel.loop or kernel.products > _MANY
     tile = "deep" if deep else "walk" if narrow else "chunk"
     least = _least(kernel)
-    return Rule(tile, least, kernel.stages, min(least, _APART) if _is_crowded(kernel) else least)
+    apart = min(least, _APART) if _is_crowded(kernel) else least
+    return Rule(tile, least, kernel.stages, apart, tile == "walk" and kernel.products > _FULL)
 
 
 def _least(kernel: Kernel) -> int:

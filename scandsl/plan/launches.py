@@ -25,7 +25,7 @@ SHIPPED = Path(__file__).with_name("launches.json")
 
 Its entries so far were not timed: with chunks as long as the rule has them the compiler for the
 architecture gives up on a kernel (delta rules of 256 x 256: 32 registers, 27 to 44 KB spilled), or
-sums of products need more tensor memory than there is (sm_100: HGRN2 and gated DeltaProduct).
+sums of products need more tensor memory than there is (sm_100: HGRN2).
 """
 
 TILES = {"walk": LOOP_TILE, "chunk": CHUNK_TILE, "deep": DEEP_TILE}
@@ -42,13 +42,16 @@ class Rule:
     `tile` is a key of `TILES`; a program has eight warps if its largest tile holds `least` numbers,
     else four; `stages` are the chunks whose tiles are loaded at a time.  `apart` is `least` on GPUs
     that keep sums of products in a memory of their own (sm_100 to sm_110): to be worked with they
-    come back into registers, all at once where the compiler likes it so.
+    come back into registers, all at once where the compiler likes it so.  A walk over time that is
+    `full` there makes so many products that their sums leave room for tiles half as wide only, as
+    those of any walk with states in float32 do.
     """
 
     tile: str
     least: int
     stages: int
     apart: int
+    full: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,8 +208,13 @@ class ChunkTriton(ChunkForm):
 
     def _limit(self, kernel: Kernel) -> str:
         """The largest tile of a dimension that is cut over the grid, as text."""
-        names = {"walk": "_LOOP_TILE", "chunk": "_chunk_tile(kept_dtype)", "deep": "_DEEP_TILE"}
-        return self._measured(kernel, "tile") + names[rule(kernel, self._is_deep()).tile]
+        found = rule(kernel, self._is_deep())
+        names = {
+            "walk": f"_walk_tile(kept_dtype, {self.first}.device, full={found.full})",
+            "chunk": "_chunk_tile(kept_dtype)",
+            "deep": "_DEEP_TILE",
+        }
+        return self._measured(kernel, "tile") + names[found.tile]
 
     def _is_deep(self) -> bool:
         """Whether a state has three dimensions."""
@@ -330,7 +335,8 @@ class ChunkTriton(ChunkForm):
         if scan is None or "split" not in schedules:
             return [f"fused = {scan is not None}"]
         grid, _ = self._grid(*scan)
-        return [f"fused = _fills({grid}, {self.first}.device)"]
+        room = [", kept_dtype"] if rule(scan[0], self._is_deep()).full else []
+        return [f"fused = _fills({grid}, {self.first}.device{''.join(room)})"]
 
     def _forward(self, name: str, schedules: dict[str, Launches]) -> str:
         texts = self._tensor_texts()
